@@ -192,6 +192,17 @@ def test_special_values_of_the_standard(device: Any) -> None:
         np.testing.assert_allclose(xp.sin(xp.asarray(-angles)).numpy(), np.sin(-angles), rtol=0, atol=5e-7)
 
 
+@pytest.mark.parametrize(("board", "kind"), [("pi3", "int16"), ("pi4", "uint8"), ("pi5", "int32"), ("pi5", "uint32")])
+def test_integers_divided_by_zero_are_as_documented(device: Any, board: str, kind: str) -> None:
+    xp, limits = device(board).xp, np.iinfo(kind)
+    x = np.array([limits.min, 0, 1, limits.max], kind)
+    zero = xp.zeros(4, dtype=x.dtype)
+    np.testing.assert_array_equal((xp.asarray(x) % zero).numpy(), x)
+    quotient = (xp.asarray(x) // zero).numpy()
+    if board != "pi3":
+        np.testing.assert_array_equal(quotient, np.where(x > 0, np.array(-2).astype(kind), np.array(1, kind)))
+
+
 def test_functions_of_complex_numbers(gpu: Device) -> None:
     """Also where the product of the two roots would leave the range."""
     run(gpu, "complex64", ["asin"])
