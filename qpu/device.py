@@ -356,8 +356,10 @@ class Device(AbstractContextManager["Device"]):
         if self._rehearsals is None:
             self._rehearsals = Rehearsals()
         check_spans(self._pool, program, jobs)
-        if asked or self._rehearsals.first(program, self._pool, jobs):
+        if asked:
             rehearse(self._pool, self._info, program, jobs)
+        else:
+            self._rehearsals.first(program, self._pool, self._info, jobs)
 
     # measurement
 

@@ -28,19 +28,21 @@ _SLICE = 200_000  # emulated clocks between two looks at the time
 
 
 class Rehearsals:
-    """The launches of one device that were rehearsed: each program and set of argument shapes once."""
+    """The launches of one device whose rehearsal found nothing: each program and set of argument shapes."""
 
     def __init__(self) -> None:
         self._known: set[tuple[int, ...]] = set()
 
-    def first(self, program: Code, pool: MemoryPool, jobs: Sequence[Job]) -> bool:
-        """Whether a launch is the first of its program with buffers of these sizes."""
+    def first(self, program: Code, pool: MemoryPool, info: DeviceInfo, jobs: Sequence[Job]) -> None:
+        """Rehearse a launch, unless one of its program with buffers of these sizes was rehearsed before.
+
+        One with a finding, or that was interrupted, does not count. Raises: what `rehearse` raises.
+        """
         used = sorted(c.used for c in pool.contents(jobs[0].bos) if c.kind == "buffer")
         key = (hash(program.code), len(jobs), *used)
-        if key in self._known:
-            return False
-        self._known.add(key)
-        return True
+        if key not in self._known:
+            rehearse(pool, info, program, jobs)
+            self._known.add(key)
 
 
 def check_spans(pool: MemoryPool, program: Code, jobs: Sequence[Job]) -> None:

@@ -82,6 +82,26 @@ def test_by_default_first_launches_on_videocore_iv(monkeypatch: pytest.MonkeyPat
     assert len(found) == 4
 
 
+def test_a_launch_with_a_finding_is_rehearsed_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a clean run reaches the chip, however often somebody tries."""
+
+    def wild(q: Any) -> None:  # data from a register that nobody wrote
+        q.mov(q.ra[0], q.uniform)
+        q.setup_vpm_write()
+        q.mov(q.vpm, q.ra[5])
+        q.setup_dma_store(nrows=1)
+        q.start_dma_store(q.ra[0])
+        q.wait_dma_store()
+        q.end()
+
+    with as_hardware(monkeypatch) as gpu:
+        program, y = qpu.assemble(wild, isa=gpu.isa), gpu.array(np.full(16, 7, np.uint32))
+        for _ in range(2):
+            with pytest.raises(qpu.EmuFault, match="found by the rehearsal; nothing was submitted"):
+                gpu.run(program, [y])
+        assert (y.numpy() == 7).all()
+
+
 def test_long_launches_are_rehearsed_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearse, "LIMIT_S", 0.0)
     monkeypatch.setattr(rehearse, "_SLICE", 16)
