@@ -380,7 +380,7 @@ def _explore(options: argparse.Namespace) -> int:
 def _debug(options: argparse.Namespace) -> int:
     from qpu.debug.commands import debug_script
 
-    debug_script(options.script, options.arguments)
+    debug_script(options.script)
     return OK
 
 
@@ -521,8 +521,8 @@ def _arguments() -> argparse.ArgumentParser:
     page.add_argument("-o", "--output", metavar="OUT", default="-", help="default: standard output")
     page.set_defaults(run=_explore)
     step = commands.add_parser("debug", help="step through the launches of a Python script on an emulated board")
-    step.add_argument("script", metavar="SCRIPT")
-    step.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER)
+    step.usage = "qpu debug SCRIPT [ARG...]"
+    step.add_argument("script", metavar="SCRIPT", nargs=argparse.REMAINDER, help="a file of Python, and its arguments")
     step.set_defaults(run=_debug)
     again = commands.add_parser("replay", help="run the launches of a record (qpu.record) on an emulated board")
     again.add_argument("file", metavar="FILE")

@@ -256,6 +256,7 @@ class Device(AbstractContextManager["Device"]):
             observer.finished()
         return launch
 
+    @brief
     def debug(
         self,
         program: Code,
@@ -276,6 +277,7 @@ class Device(AbstractContextManager["Device"]):
         with Debugger(commands, out):
             return self.run(program, uniforms, shape, timeout_s=timeout_s)
 
+    @brief
     def trace(
         self,
         program: Code,
@@ -349,6 +351,8 @@ class Device(AbstractContextManager["Device"]):
 
     def _rehearse(self, asked: bool | None, program: Code, jobs: Sequence[Job]) -> None:
         """Run a launch on an emulated copy of the board first, where that is wanted."""
+        if asked is not None and not isinstance(asked, bool):
+            raise UsageError(f"rehearse = {asked!r}; allowed: True, False, None", help="None: as QPU_REHEARSE says")
         if not (self._rehearsing if asked is None else asked):
             return  # most launches: without loading the rehearsal
         from qpu.debug.rehearse import Rehearsals, check_spans, rehearse

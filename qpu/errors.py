@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ContextDecorator, contextmanager
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from qpu.findings import Diagnostic, FaultPlace, Loc, Severity
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
     "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "OverrunError", "QpuError", "Severity",
-    "UnknownNameError", "UsageError", "brief", "counted", "keywords", "suggest",
+    "UnknownNameError", "UsageError", "block", "brief", "counted", "keywords", "suggest",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -216,6 +217,35 @@ def brief(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             error.__cause__, error.__suppress_context__ = None, True
             raise error.with_traceback(None)  # noqa: B904  # the same error, without the frames below this one
+
+    return entry
+
+
+class _Block(ContextDecorator, Generic[R]):
+    """A context whose errors of this package at its beginning are `brief`."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[R]]) -> None:
+        self._make = make
+        self._open: list[AbstractContextManager[R]] = []
+
+    @brief
+    def __enter__(self) -> R:
+        made = self._make()
+        found = made.__enter__()
+        self._open.append(made)
+        return found
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._open.pop().__exit__(*error)
+
+
+def block(function: Callable[P, Iterator[R]]) -> Callable[P, AbstractContextManager[R]]:
+    """`contextlib.contextmanager` for a public function that is `brief`."""
+    made = contextmanager(function)
+
+    @functools.wraps(function)
+    def entry(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[R]:
+        return _Block(functools.partial(made, *args, **kwargs))
 
     return entry
 

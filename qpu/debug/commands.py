@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from qpu.debug.debugger import Debugger
+from qpu.debug.debugger import Debugger, Quit
+from qpu.debug.files import opened
 from qpu.debug.replay import replay
 from qpu.debug.sanitizer import sanitize
 from qpu.errors import UsageError, counted
+from qpu.scripts import users_code
 
 __all__ = ["debug_script", "replay_file"]
 
@@ -18,7 +21,7 @@ __all__ = ["debug_script", "replay_file"]
 def replay_file(path: str, board: str | None, kinds: str | None) -> bool:
     """Replay a record and print what happened; whether all results are as recorded. kinds: of the sanitizer, or None.
 
-    Raises: UsageError for a file that is not a record; EmuFault; OSError.
+    Raises: UsageError for a file that is not a record; EmuFault.
     """
     good = True
     with nullcontext() if kinds is None else sanitize(kinds):
@@ -34,15 +37,22 @@ def replay_file(path: str, board: str | None, kinds: str | None) -> bool:
     return good
 
 
-def debug_script(path: str, arguments: Sequence[str]) -> None:
-    """Run a Python script, and stop at the first instruction of each launch.
+def debug_script(words: Sequence[str]) -> None:
+    """Run a Python script, `words` are its path and arguments, and stop at the first instruction of each launch.
 
-    Raises: UsageError, also when the script has ended without a launch; `Quit`.
+    Raises: UsageError, also when the script has ended without a launch; `Quit`; SystemExit after showing an error.
     """
-    sys.argv = [path, *arguments]
+    if not words:
+        raise UsageError("no script to debug", help="write qpu debug SCRIPT [ARG...], such as qpu debug program.py")
+    path = words[0]
+    with opened(path, "rb"):  # says why not
+        pass
+    sys.argv = list(words)
+    sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     with Debugger() as debugger:
         try:
-            runpy.run_path(path, run_name="__main__")
+            with users_code(Quit, SyntaxError):
+                runpy.run_path(path, run_name="__main__")
         except SystemExit as end:
             if end.code or debugger.launches:
                 raise

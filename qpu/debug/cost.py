@@ -91,7 +91,7 @@ class Estimate:
 
 def cost_of(board: str) -> BoardCost:
     """The constants of a board such as ``pi4`` or ``pi5,slices=3``. Raises: UsageError."""
-    found = BOARDS.get(board.partition(",")[0])
+    found = BOARDS.get(board.partition(",")[0]) if isinstance(board, str) else None
     if found is None:
         raise UsageError(f"no figures are known for {board!r}", help=f"choose one of {', '.join(BOARDS)}")
     return found

@@ -20,7 +20,7 @@ from qpu.debug.expressions import FUNCTIONS, evaluate, names_in, number_in, show
 from qpu.debug.stepping import Before, Moment, Restart, Stepping
 from qpu.debug.variables import Variables
 from qpu.drivers.base import DeviceInfo, Job
-from qpu.emu.engines import WATCHES
+from qpu.emu.engines import observed
 from qpu.errors import QpuError, UsageError, counted
 from qpu.program import toolkit
 from qpu.runtime.jobs import OBSERVERS, JobObserver
@@ -29,6 +29,7 @@ from qpu.runtime.pool import MemoryPool
 __all__ = ["Debugger", "Quit"]
 
 U32: TypeAlias = NDArray[np.uint32]
+_COMMANDS = 'write commands=["break 5", "continue"]'
 
 
 class Quit(QpuError):
@@ -70,6 +71,10 @@ class Debugger(cmd.Cmd, JobObserver):
         commands: Iterable[str] | None = None,
         out: TextIO | None = None,
     ) -> None:
+        if isinstance(commands, str) or not (commands is None or isinstance(commands, Iterable)):
+            raise UsageError(f"commands = {commands!r}; allowed: a list of texts, None", help=_COMMANDS)
+        if out is not None and not hasattr(out, "write"):
+            raise UsageError(f"out = {out!r}; allowed: an open text file, None", help="such as io.StringIO()")
         super().__init__(stdin=sys.stdin, stdout=out or sys.stdout)
         # With a terminal on both ends, lines can be edited and found again.
         self.use_rawinput = commands is None and out is None and sys.stdin.isatty() and sys.stdout.isatty()
@@ -77,7 +82,7 @@ class Debugger(cmd.Cmd, JobObserver):
         self._variables = Variables(self._program)
         self._arguments: Mapping[str, Any] = {}  # of a kernel's call
         self._script: Iterator[str] | None = None if commands is None else iter(commands)
-        self.watch = Stepping(self._begin)
+        self._observed = observed(Stepping(self._begin, "the debugger"))
         self._stops: list[_Stop] = []
         self._watches: list[_Watch] = []
         self._next_number = 1
@@ -203,6 +208,8 @@ class Debugger(cmd.Cmd, JobObserver):
             self.cmdloop()
             return
         for line in self._script:
+            if not isinstance(line, str):
+                raise UsageError(f"a command is {line!r}; allowed: texts", help=_COMMANDS)
             self._say(f"{self.prompt}{line}")
             if self.onecmd(line):
                 return
@@ -559,13 +566,13 @@ class Debugger(cmd.Cmd, JobObserver):
         self._say("the launch has ended")
 
     def __enter__(self) -> Debugger:
-        WATCHES.append(self.watch)
+        self._observed.__enter__()
         OBSERVERS.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        WATCHES.remove(self.watch)
         OBSERVERS.remove(self)
+        self._observed.__exit__()
 
 
 def _argument(m: Moment, given: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -22,8 +21,8 @@ from qpu.debug.stepping import Before, Moment, Stepping
 from qpu.debug.trace import Registers, packed, source_lines
 from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engine.machine import RunStats
-from qpu.emu.engines import WATCHES
-from qpu.errors import UsageError, counted
+from qpu.emu.engines import observed
+from qpu.errors import UsageError, block, brief, counted
 from qpu.program import toolkit
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
@@ -204,6 +203,7 @@ class Profile:
         return self._clocks
 
     @property
+    @brief
     def stats(self) -> RunStats:
         """Totals of the launches. Raises: UsageError without a launch."""
         if not self.runs:
@@ -212,6 +212,7 @@ class Profile:
         return self.runs[0].total(self.runs)
 
     @property
+    @brief
     def issue_share(self) -> float:
         """Instructions of all QPUs over the issue slots of the QPUs that were used."""
         s = self.stats
@@ -238,6 +239,7 @@ class Profile:
             row[1] += self.waits[n, "load"] + self.waits[n, "transfer"]
         return [(name, a, b) for name, (a, b) in found.items() if a]
 
+    @brief
     def estimate(self, board: str | None = None) -> Estimate:
         """The estimated time on a real board (default: that of the emulated one). Raises: UsageError.
 
@@ -253,6 +255,7 @@ class Profile:
         )
 
     @property
+    @brief
     def text(self) -> str:
         """The profile as text."""
         s = self.stats
@@ -292,6 +295,7 @@ class Profile:
         loc = self.program.loc(index)
         return f"instruction {index}" if loc is None else f"{loc.line}: {loc.source.strip()}"
 
+    @brief
     def html(self) -> str:
         """A page of its own: source beside instructions beside timeline, registers of what is pointed at.
 
@@ -355,10 +359,13 @@ class _Collector(JobObserver):
 
     def begin(self) -> Before:
         """See `qpu.debug.stepping.Stepping`."""
+        if not self._waiting:
+            help = "launch by gpu.run, gpu.submit or a kernel's call; a record can be replayed under qpu.sanitize()"
+            raise UsageError("a launch without a device was profiled; allowed: launches of devices", help=help)
         return self._waiting.popleft().begin()
 
 
-@contextmanager
+@block
 def profile() -> Iterator[Profile]:
     """Profile the launches of the block that are on emulated boards; they run on the reference engine, slowly.
 
@@ -366,14 +373,13 @@ def profile() -> Iterator[Profile]:
     program. `Launch.profile` is that of one launch. Raises: UsageError for a launch on a real board.
     """
     found, collector = Profile(), _Collector()
-    watch = Stepping(collector.begin)
-    WATCHES.append(watch)
-    OBSERVERS.append(collector)
-    try:
-        yield found
-    finally:
-        WATCHES.remove(watch)
-        OBSERVERS.remove(collector)
-        whole = Profile.total(collector.found)
-        whole.runs = watch.runs
-        found.__dict__.update(whole.__dict__)
+    watch = Stepping(collector.begin, "qpu.profile()")
+    with observed(watch):
+        OBSERVERS.append(collector)
+        try:
+            yield found
+        finally:
+            OBSERVERS.remove(collector)
+            whole = Profile.total(collector.found)
+            whole.runs = watch.runs
+            found.__dict__.update(whole.__dict__)

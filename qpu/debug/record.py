@@ -12,16 +12,15 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import SEEK_END, PathLike
-from pathlib import Path
 from typing import IO, Any
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
+from qpu.debug.files import opened, put
 from qpu.drivers.base import CsdJob, DeviceInfo, Job, QpuJob
-from qpu.errors import UsageError, counted
+from qpu.errors import UsageError, block, counted
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import Contents, MemoryPool
 
@@ -70,7 +69,7 @@ class _Recorder(JobObserver):
         self._last: list[Contents] = []
 
     def _chunk(self, tag: bytes, body: bytes) -> None:
-        self._file.write(tag + len(body).to_bytes(8, "little") + body + zlib.crc32(body).to_bytes(4, "little"))
+        put(self._file, tag + len(body).to_bytes(8, "little") + body + zlib.crc32(body).to_bytes(4, "little"))
 
     def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
         """A launch begins."""
@@ -109,15 +108,15 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@contextmanager
+@block
 def record(path: str | PathLike[str]) -> Iterator[None]:
     """Write every launch of the block to a file: program, uniforms, contents of all buffers, board.
 
     ``qpu replay FILE`` runs them again, on any computer. Of launches that `Device.run` waits for, the results are
-    recorded as well (as digests), so that a replay can compare them. Raises: OSError.
+    recorded as well (as digests), so that a replay can compare them. Raises: UsageError where nothing can be written.
     """
-    with Path(path).open("wb") as file:
-        file.write(MAGIC)
+    with opened(path, "wb") as file:
+        put(file, MAGIC)
         recorder = _Recorder(file)
         OBSERVERS.append(recorder)
         try:
@@ -286,8 +285,8 @@ def _inflated(body: bytes, size: int) -> bytes:
 
 
 def read_records(path: str | PathLike[str]) -> Iterator[Recorded]:
-    """The launches of a file, one after another. Raises: UsageError for anything that is not a record; OSError."""
-    with Path(path).open("rb") as file:
+    """The launches of a file, one after another. Raises: UsageError for anything that is not a record."""
+    with opened(path, "rb") as file:
         current: Recorded | None = None
         contents: list[Memory] = []
         for tag, body in _chunks(file):

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
+from qpu.debug.findings import KINDS, Findings
 from qpu.debug.record import Memory, Recorded
 from qpu.debug.replay import begin_recorded, located
-from qpu.debug.sanitizer import sanitize
+from qpu.debug.sanitizer import Sanitizer
 from qpu.debug.spans import Area, dma_spans, refuse
 from qpu.drivers.base import DeviceInfo, Job, QpuJob
+from qpu.emu.engines import observed
 from qpu.errors import EmuFault, EmuWarning, UsageError, counted
 from qpu.runtime.pool import Contents, MemoryPool
 
@@ -82,7 +84,7 @@ def rehearse(pool: MemoryPool, info: DeviceInfo, program: Code, jobs: Sequence[J
     recorded = Recorded(info.isa, board, jobs[0], tuple(program.code), [], memory)
     until = time.monotonic() + LIMIT_S
     try:
-        with sanitize():
+        with observed(Sanitizer(Findings(frozenset(KINDS))), apart=True):
             begin = begin_recorded(recorded)
             for job in jobs:
                 execution = begin(job)

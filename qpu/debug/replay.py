@@ -18,7 +18,7 @@ from qpu.emu.engine.host_limit import HostLimit, chosen_limit
 from qpu.emu.engine.machine import Execution, RunStats, V3dMachine, Vc4Machine
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engines import make_machine, observer_of_environment, watching
-from qpu.errors import EmuFault, FaultPlace, Loc, UsageError
+from qpu.errors import EmuFault, FaultPlace, Loc, UsageError, brief
 
 __all__ = ["Replayed", "begin_recorded", "board_for", "located", "replay", "run_recorded"]
 
@@ -153,7 +153,14 @@ def replay(path: str | PathLike[str], *, board: str | None = None, engine: str =
     """Run the launches of a record, one after another. Each starts from its own recorded memory.
 
     board: name of an emulated board with the same instruction set; default: that of the record. engine: as of
-    `qpu.open_device`. Works under `qpu.sanitize`. Raises: UsageError for a damaged file; EmuFault; OSError.
+    `qpu.open_device`. Works under `qpu.sanitize`. Raises: UsageError for a damaged file; EmuFault.
     """
-    for recorded in read_records(path):
-        yield run_recorded(recorded, board=board, engine=engine)
+    records = read_records(path)
+
+    @brief
+    def following() -> Replayed | None:
+        recorded = next(records, None)
+        return None if recorded is None else run_recorded(recorded, board=board, engine=engine)
+
+    while (found := following()) is not None:
+        yield found

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from qpu.core.isa import Isa
 from qpu.debug.findings import KINDS, Findings
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engines import WATCHES
-from qpu.errors import UsageError
+from qpu.emu.engines import observed
+from qpu.errors import UsageError, block
 
 if TYPE_CHECKING:
     from qpu.emu.engine.machine import V3dMachine, Vc4Machine
@@ -24,7 +23,7 @@ class Sanitizer:
     """What makes the machines of boards while the sanitizer is on."""
 
     def __init__(self, findings: Findings) -> None:
-        self.findings = findings
+        self.findings, self.name = findings, "qpu.sanitize()"
 
     def machine(self, profile: BoardProfile, memory: Memory, *, strict: bool) -> V3dMachine | Vc4Machine:
         """The machine of a board, under the sanitizer."""
@@ -45,6 +44,8 @@ class Sanitizer:
 
 def _kinds(kinds: str | Collection[str]) -> frozenset[str]:
     names = kinds.split(",") if isinstance(kinds, str) else kinds
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"kinds = {kinds!r}; allowed: {', '.join(KINDS)}", help='write such as "init,race", or all')
     chosen = frozenset(name.strip() for name in names)
     if chosen == {"all"} or chosen == {"1"}:
         return frozenset(KINDS)
@@ -56,7 +57,7 @@ def _kinds(kinds: str | Collection[str]) -> frozenset[str]:
     return chosen
 
 
-@contextmanager
+@block
 def sanitize(kinds: str | Collection[str] = KINDS, *, stop: bool = True) -> Iterator[Findings]:
     """Run the launches of the block that are on emulated boards under the sanitizer.
 
@@ -67,12 +68,13 @@ def sanitize(kinds: str | Collection[str] = KINDS, *, stop: bool = True) -> Iter
     Yields: the findings, in order. Devices may be opened outside of the block. Launches run on the reference engine.
     Raises: UsageError for an unknown kind.
     """
+    if not isinstance(stop, bool):
+        raise UsageError(
+            f"stop = {stop!r}; allowed: True, False", help="False collects findings; True stops at the first"
+        )
     watch = Sanitizer(Findings(_kinds(kinds), stop))
-    WATCHES.append(watch)
-    try:
+    with observed(watch):
         yield watch.findings
-    finally:
-        WATCHES.remove(watch)
 
 
 def set_environment(kinds: str, *, stop: bool) -> None:
@@ -90,6 +92,8 @@ def from_environment() -> Sanitizer | None:
     if text in ("", "0"):
         return None
     if text not in _from_environment:
-        stop = os.environ.get("QPU_SANITIZE_STOP", "1") != "0"
-        _from_environment[text] = Sanitizer(Findings(_kinds(text), stop))
+        stop = os.environ.get("QPU_SANITIZE_STOP", "")
+        if stop not in ("", "0", "1"):
+            raise UsageError(f"QPU_SANITIZE_STOP={stop!r}", help="set it to 0 (continue after a finding) or 1 (stop)")
+        _from_environment[text] = Sanitizer(Findings(_kinds(text), stop != "0"))
     return _from_environment[text]

@@ -312,11 +312,11 @@ def _saved(memory: Memory) -> Callable[[], None]:
 class Stepping:
     """A `qpu.emu.engines.Watch` that calls a function before each instruction of each group of threads.
 
-    begin: called when a launch starts, or starts again; returns that function.
+    begin: called when a launch starts, or starts again; returns that function. name: of the tool.
     """
 
-    def __init__(self, begin: Callable[[], Before]) -> None:
-        self._begin = begin
+    def __init__(self, begin: Callable[[], Before], name: str) -> None:
+        self._begin, self.name = begin, name
         self.runs: list[RunStats] = []  # statistics of launches that have ended
 
     def machine(self, profile: BoardProfile, memory: Memory, *, strict: bool) -> V3dMachine | Vc4Machine:

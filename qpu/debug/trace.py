@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import linecache
 from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.core.arguments import within
 from qpu.core.code import Code
 from qpu.core.isa import Isa
+from qpu.debug.files import opened, put
 from qpu.debug.pages import frame, page
 from qpu.debug.stepping import Before, Moment, Stepping
 from qpu.debug.variables import Variables
 from qpu.drivers.base import DeviceInfo, Job
-from qpu.emu.engines import WATCHES
-from qpu.errors import UsageError, counted
+from qpu.emu.engines import observed
+from qpu.errors import UsageError, brief, counted
 from qpu.program import toolkit
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
@@ -80,14 +83,9 @@ class Trace(JobObserver):
     """
 
     def __init__(self, steps: int = STEPS, threads: int = THREADS) -> None:
-        if not 1 <= steps <= 100_000 or not 1 <= threads <= 64:
-            raise UsageError(
-                f"{counted(steps, 'step')} of {counted(threads, 'thread')}",
-                help="trace 1..100000 steps of 1..64 threads",
-            )
-        self._most, self._threads = steps, threads
+        self._most, self._threads = within("steps", steps, 1, 100_000), within("threads", threads, 1, 64)
         self._arguments: Mapping[str, Any] = {}
-        self._watch = Stepping(self._begin)
+        self._observed = observed(Stepping(self._begin, "a trace"))
         self._program = Code(Isa.V3D71, ())
         self._variables = Variables(self._program)
         self._board = ""
@@ -144,13 +142,13 @@ class Trace(JobObserver):
             self._steps.append((number, m.index))
 
     def __enter__(self) -> Trace:
-        WATCHES.append(self._watch)
+        self._observed.__enter__()
         OBSERVERS.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        WATCHES.remove(self._watch)
         OBSERVERS.remove(self)
+        self._observed.__exit__()
 
     # -- results
 
@@ -187,10 +185,12 @@ class Trace(JobObserver):
         """A page of its own: source, instructions, variables and registers at each step, with a slider."""
         return page("Trace of a launch", "trace", self.data)
 
-    def save(self, path: str) -> None:
-        """Write the page to a file. Raises: OSError."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self.html())
+    @brief
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the page to a file. Raises: UsageError when that is not possible."""
+        data = self.html().encode()
+        with opened(path, "wb") as file:
+            put(file, data)
 
     def __repr__(self) -> str:
         return f"<Trace of {counted(len(self._program), 'instruction')} on {self._board}: {counted(len(self), 'step')}>"

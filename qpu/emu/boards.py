@@ -229,6 +229,8 @@ def parse_board(name: str) -> BoardProfile:
     plain, none), ``tag`` (einval, clear: the answer to an unknown tag), ``bits`` (32, 64: word size of programs).
     Raises: UsageError that names what is allowed.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"board {name!r}; allowed: {', '.join(BOARDS)}", help=_EXAMPLE)
     board, *options = name.strip().split(",")
     if board not in BOARDS:
         raise UsageError(f"unknown board {board!r}; allowed: {', '.join(BOARDS)}", help=_EXAMPLE)

@@ -21,6 +21,7 @@ __all__ = [
     "Watch",
     "compiled_available",
     "make_machine",
+    "observed",
     "observer_of_environment",
     "require",
     "strict_by_default",
@@ -73,15 +74,39 @@ def strict_by_default(otherwise: bool) -> bool:
 
 
 WATCHES: list[Watch] = []
-"""Observers of the jobs that begin now, such as the sanitizer; only the last one observes."""
+"""Observers of the jobs that begin now, such as the sanitizer; only the last one observes: see `observed`."""
 
 
 class Watch(Protocol):
-    """An observer: it makes the machine on which observed jobs run."""
+    """An observer: it makes the machine on which observed jobs run. name: of the tool, for messages."""
+
+    name: str
 
     def machine(self, profile: BoardProfile, memory: Memory, *, strict: bool) -> V3dMachine | Vc4Machine:
         """A machine of a board. One is made for each board."""
         ...
+
+
+class observed:
+    """A context in which jobs are observed by `watch`. Only one tool can observe a launch.
+
+    apart: for jobs of the package itself, such as a rehearsal, whatever tool observes the launches of the user.
+    Raises: UsageError inside of another tool's context, which would see nothing.
+    """
+
+    def __init__(self, watch: Watch, *, apart: bool = False) -> None:
+        self._watch, self._apart = watch, apart
+
+    def __enter__(self) -> None:
+        if WATCHES and not self._apart:
+            raise UsageError(
+                f"{self._watch.name} inside of {WATCHES[-1].name}; allowed: one of them at a time",
+                help="leave one of the two out: only one tool can observe a launch",
+            )
+        WATCHES.append(self._watch)
+
+    def __exit__(self, *error: object) -> None:
+        WATCHES.remove(self._watch)
 
 
 def watching(otherwise: Watch | None) -> Watch | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, overload
 
 from qpu.core.isa import Isa
-from qpu.errors import CompileError, UsageError
+from qpu.errors import CompileError, UsageError, brief
 from qpu.lang.schedule import Schedule
 from qpu.lang.types import DTYPES
 
@@ -240,6 +240,7 @@ class Kernel:
         else:
             lanes_run.run_grid(self.fn, found, isa)
 
+    @brief
     def debug(
         self, *args: Any, commands: Iterable[str] | None = None, out: TextIO | None = None, **keywords: Any
     ) -> object:
@@ -249,6 +250,7 @@ class Kernel:
         with Debugger(commands, out):
             return self(*args, **keywords)
 
+    @brief
     def trace(self, *args: Any, steps: int = 2000, threads: int = 4, **keywords: Any) -> Trace:
         """Launch the kernel with every step kept (see `Device.trace`); arguments as of a call."""
         from qpu.debug.trace import Trace

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from qpu.__main__ import main
 from qpu.core.isa import Isa
 from qpu.debug.debugger import Debugger, Quit
 from qpu.debug.expressions import evaluate, names_in
+from qpu.debug.trace import Trace
 from qpu.device import Device
 from qpu.lang import Grid, In, Out, f32, i32
 from tests.lang import ten_kernels
@@ -322,3 +325,45 @@ def test_values_of_expressions() -> None:
     )
     assert evaluate("sum(x[2:4]) // 2 % 2 ^ 1", names) == 1 and np.isinf(evaluate("1 / 0", names))
     assert names_in("x + %rf3") == {"x", "%rf3"} and evaluate("~x[0] + -f[0]", names) == -1.5
+
+
+def test_wrong_arguments_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"commands": "continue"}, "allowed: a list of texts"),
+        ({"commands": 5}, "allowed: a list of texts"),
+        ({"commands": [5]}, "a command is 5; allowed: texts"),
+        ({"commands": [], "out": "x.txt"}, "allowed: an open text file"),
+    ]
+    with qpu.open_device("pi5") as gpu:
+        program, x = qpu.assemble(count, isa=gpu.isa), gpu.zeros(16)
+        for given, text in wrong:
+            with pytest.raises(qpu.UsageError, match=text):
+                gpu.debug(program, [x], **{"out": io.StringIO(), **given})
+    for words, text in (
+        ([], "no script to debug\n  help: write qpu debug SCRIPT"),
+        (["/none.py"], "cannot read /none.py"),
+    ):
+        assert main(["debug", *words]) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_scripts_find_their_own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python SCRIPT` does."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "beside_the_script.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "script.py").write_text("import beside_the_script\n")
+    with pytest.raises(SystemExit, match="3"):
+        main(["debug", str(tmp_path / "script.py")])
+
+
+def test_one_tool_observes(gpu: Device) -> None:
+    """Never does one of two tools see nothing, and say nothing."""
+    tools = (qpu.profile, qpu.sanitize, Trace, lambda: Debugger([], io.StringIO()))
+    for outer, inner in itertools.permutations(tools, 2):
+        with outer(), pytest.raises(qpu.UsageError, match=r"inside of .*; allowed: one of them at a time"), inner():
+            pass
+    with qpu.sanitize():
+        program = qpu.assemble(count, isa=gpu.isa)
+        gpu.run(program, [gpu.zeros(16)], rehearse=True)  # a rehearsal is not a launch of the user
+    with pytest.raises(qpu.UsageError, match="rehearse = 'yes'; allowed: True, False, None"):
+        gpu.run(program, [gpu.zeros(16)], rehearse="yes")  # type: ignore[arg-type]

@@ -42,3 +42,27 @@ def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     empty.write_text("x = 1\n")
     assert main(["explore", str(empty), "-o", str(out)]) == 2
     assert "defines no kernel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["explore"], ["debug"]])
+def test_what_a_users_file_raises_begins_at_its_own_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    for text, last in (
+        ("def f():\n    return 1 / 0\nf()\n", "ZeroDivisionError: division by zero"),
+        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("import qpu\nqpu.open_device('pi9')\n", "  help: write the board as in pi5"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SystemExit, match="1"):
+            main([*command, str(file)])
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[1].startswith(f'  File "{file}"') and last in lines[-1]
+
+
+def test_a_file_that_ends_the_interpreter_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("raise SystemExit(0)\n")
+    assert main(["explore", str(file)]) == 2
+    assert "ended by sys.exit(0) while it was imported\n  help: put" in capsys.readouterr().err

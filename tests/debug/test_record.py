@@ -251,3 +251,28 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_bytes(b"something else")
     assert main(["replay", str(path)]) == 2
     assert "QPUREC1" in capsys.readouterr().err
+
+
+def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
+    gone = tmp_path / "none" / "run.qpu"
+    for path, text in (
+        (gone, "cannot write .*No such file"),
+        (tmp_path, "cannot write .*directory"),
+        (None, "path = None"),
+    ):
+        with pytest.raises(qpu.UsageError, match=f"{text}[^$]*help: name a file"), qpu.record(path):  # type: ignore[arg-type]
+            pass
+        with pytest.raises(qpu.UsageError, match=r"path = None|cannot read"):
+            list(qpu.replay(path))  # type: ignore[arg-type]
+    full = Path("/dev/full")
+    if full.exists():
+        with pytest.raises(qpu.UsageError, match=r"write /dev/full: .*\n  help: look for room"), qpu.record(full):
+            pass
+
+
+def test_a_record_can_be_replayed_while_it_grows(tmp_path: Path) -> None:
+    path = tmp_path / "run.qpu"
+    with qpu.open_device("pi5") as gpu, qpu.record(path):
+        assert list(qpu.replay(path)) == []
+        gpu.run(qpu.assemble(copy16, isa=gpu.isa), [gpu.zeros(16), gpu.zeros(16)])
+        assert [r.differs for r in qpu.replay(path)] == [[]]

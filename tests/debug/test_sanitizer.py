@@ -272,3 +272,17 @@ def test_text_that_relies_on_accumulators_across_a_switch(boards: dict[str, Devi
     found = caught(lambda: gpu.run(qpu.assemble(text, isa=gpu.isa)))
     assert (found.rule, found.place.instruction) == ("lost", 5)
     assert found.other is not None and found.other.instruction == 2
+
+
+def test_wrong_options_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, text in (
+        ({"kinds": 5}, "kinds = 5"),
+        ({"kinds": [1]}, r"kinds = \[1\]"),
+        ({"stop": "no"}, "stop = 'no'"),
+    ):
+        with pytest.raises(qpu.UsageError, match=f"{text}; allowed: "), qpu.sanitize(**given):  # type: ignore[arg-type]
+            pass
+    monkeypatch.setenv("QPU_SANITIZE", "init,init")  # not asked for by another test
+    monkeypatch.setenv("QPU_SANITIZE_STOP", "perhaps")
+    with pytest.raises(qpu.UsageError, match="QPU_SANITIZE_STOP='perhaps'\n  help: set it to 0"):
+        qpu.open_device("pi5")
