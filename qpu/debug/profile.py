@@ -264,6 +264,8 @@ class Profile:
         )
         tmu = f"TMU {s.tmu_read_bytes:,} read, {s.tmu_write_bytes:,} written"
         dma = f"DMA {s.dma_read_bytes:,} read, {s.dma_write_bytes:,} written"
+        if self.isa is Isa.VC4:
+            dma += f"; VPM {s.vpm_read_bytes:,} read, {s.vpm_write_bytes:,} written"
         number = f"{self.launches} launch{'' if self.launches == 1 else 'es'}"
         stalls, name = self.stalls, "DMA transfers" if self.isa is Isa.VC4 else "stores"
         head = [
