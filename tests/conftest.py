@@ -32,7 +32,7 @@ settings.load_profile("qpu")
 # descriptors, what `qpu emulate` replaces, command line), and one path through each chip from text to result.
 SMOKE = frozenset(
     """
-    core/test_builder.py core/test_errors.py core/test_hazards.py core/test_scalar_lanes.py
+    lang/test_tune.py core/test_builder.py core/test_errors.py core/test_hazards.py core/test_scalar_lanes.py
     drivers/test_board.py drivers/test_drm.py drivers/test_linux.py drivers/test_probe.py
     drivers/vc4/test_adapter.py drivers/vc4/test_exit_guard.py drivers/vc4/test_mailbox.py drivers/vc4/test_vcsm.py
     emu/linux/test_linux_drm.py emu/linux/test_linux_port.py emu/linux/test_linux_vc4.py

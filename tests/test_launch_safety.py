@@ -273,7 +273,7 @@ def test_closing_with_launches_in_flight(board: str) -> None:
     for launch in launches:
         with pytest.raises(qpu.QpuError):
             launch.wait(1.0)
-    assert "the device was closed before" in str(launches[-1].error) or "the job had ended" in str(launches[-1].error)
+    assert "the device was closed" in str(launches[-1].error)  # it waited, or it was the one that ran
 
 
 @pytest.mark.parametrize("board", BOARDS)

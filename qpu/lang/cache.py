@@ -124,8 +124,16 @@ def key_of(source: Source, special: Special) -> str | None:
 def _tree(source: Source) -> str:
     tree = source.tree
     if isinstance(tree, ast.FunctionDef):
-        return f"{tree.name}{ast.dump(tree.args)}{''.join(map(ast.dump, tree.body))}"
-    return ast.dump(tree)
+        return f"{tree.name}{_dump(tree.args)}{_dump(tree.body)}"
+    return _dump(tree)
+
+
+def _dump(node: Any) -> str:
+    """A syntax tree as text, the same under every Python: `ast.dump` shows other empty fields from 3.13 on."""
+    if isinstance(node, ast.AST):
+        fields = [(n, v) for n, v in ast.iter_fields(node) if v is not None and v != []]
+        return f"{type(node).__name__}({','.join([f'{n}={_dump(v)}' for n, v in fields])})"
+    return f"[{','.join([_dump(x) for x in node])}]" if isinstance(node, list) else repr(node)
 
 
 def _text(value: Any) -> str | None:

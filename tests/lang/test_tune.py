@@ -13,6 +13,9 @@ import qpu
 from qpu.lang import cache, kernel, tune
 from qpu.lang.schedule import Schedule
 from tests.lang import kernels as ks
+from tests.lang.rig import script
+
+loops = script("benchmarks/_loops.py")
 
 
 @pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
@@ -57,8 +60,15 @@ def test_the_file_decides_where_the_kernel_does_not(tmp_path: Path, monkeypatch:
         tune._file.cache_clear()
 
 
+def test_a_kernel_has_the_same_identity_under_every_python() -> None:
+    """The names in the file were found under one Python; under another one the knobs must not be lost."""
+    assert cache.identity(ks.saxpy.source) == "ee53d4a49168128d5a0acedc2c1ec491"
+
+
 def test_the_file_that_ships_is_whole() -> None:
-    for isas in json.loads(tune.FILE.read_text()).values():
+    known = json.loads(tune.FILE.read_text())
+    assert {cache.identity(k.source) for k in (loops.polynomial, loops.soft)} <= known.keys()
+    for isas in known.values():
         for isa, knobs in isas.items():
             assert qpu.Isa(isa)
             Schedule.of(knobs)
