@@ -129,8 +129,8 @@ class CompiledVc4Execution(ReferenceExecution):
         self._before: dict[int, int] = {}  # QPU with a pending store -> node where it continues
         self._workers = workers
         self._crew = Workers(workers)
-        self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
-        self._addresses: dict[tuple[int, int], int] = {}  # (program, worker) -> address of those counters
+        self._counters: dict[int, list[NDArray[np.int64]]] = {}  # program -> executions of chains, by worker
+        self._addresses: dict[int, list[int]] = {}  # program -> addresses of those counters
         self._pages = memory.pages
         self._fixed = memory.pointer, memory.pages.ctypes.data, memory.size, vpm.words.ctypes.data
         self._lengths: dict[tuple[int, int], int] = {}  # instructions of the last call from (program, node)
@@ -166,18 +166,17 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _start_of(self, q: Qpu) -> int | None:
         """The node number at which native code can continue QPU `q`; None when it cannot."""
-        if q.branch_left or q.end_left or q.switch_left or self._hold[q.number] or q.number in self._before:
+        n = q.number
+        if q.branch_left or q.end_left or q.switch_left or self._hold[n] or n in self._before:
             return None
         program = self._program_of(q)
         offset = q.pc - q.entry
-        if program is None or offset % 8 or offset < 0:
+        if program is None or offset % 8 or offset < 0 or self._units.tmu.collecting(n):
             return None
-        tmu = self._units.tmu
-        if tmu.texturing(q.number, 0) or tmu.texturing(q.number, 1):
-            return None
-        situation = offset >> 3, int(self._bank.sfu_left[q.number]), q.history
-        if situation in program.known:
-            return program.known[situation]
+        situation = offset >> 3, int(self._bank.sfu_left[n]), q.history
+        known = program.known
+        if situation in known:
+            return known[situation]
         builds = program.builds
         start = program.start(*situation, before=self._settle)
         if program.builds != builds:
@@ -258,6 +257,7 @@ class CompiledVc4Execution(ReferenceExecution):
         for program in self._programs(starts):
             if program.hot:
                 program.improve()
+            self._addresses_of(program)  # made here: the threads only look them up
         alone = self._next >= len(self._entries) and sum(q.status != Status.FREE for q in self._qpus) == 1
         for q, number in starts:
             budget = self._slice[q.number]
@@ -270,9 +270,6 @@ class CompiledVc4Execution(ReferenceExecution):
             results[q.number] = self._call(q, worker)
 
         if self._workers > 1 and self._expected(starts) >= PARALLEL:
-            for worker in range(self._workers):  # created here: the threads only look them up
-                for q, _ in starts:
-                    self._counts_of(q, worker)
             self._crew.share([q for q, _ in starts], work)
         else:
             for q, _ in starts:
@@ -311,22 +308,19 @@ class CompiledVc4Execution(ReferenceExecution):
                 else:
                     self._renumber()
 
-    def _counts_of(self, q: Qpu, worker: int) -> NDArray[np.int64]:
-        program = self._program_of(q)
-        assert program is not None
-        found = self._counters.get((id(program), worker))
+    def _addresses_of(self, program: Program) -> list[int]:
+        """Addresses of the counters of a program's chains, by worker."""
+        found = self._addresses.get(id(program))
         if found is None:
-            found = self._counters[id(program), worker] = np.zeros(len(program.matrix) + 8, np.int64)
-            self._addresses[id(program), worker] = found.ctypes.data
+            counters = [np.zeros(len(program.matrix) + 8, np.int64) for _ in range(self._workers)]
+            self._counters[id(program)] = counters
+            found = self._addresses[id(program)] = [c.ctypes.data for c in counters]
         return found
 
     def _call(self, q: Qpu, worker: int) -> int:
         program = self._by_code[q.entry]
         assert program is not None
-        counts = self._addresses.get((id(program), worker))
-        if counts is None:
-            self._counts_of(q, worker)
-            counts = self._addresses[id(program), worker]
+        counts = self._addresses_of(program)[worker]
         assert self._memory.pages is self._pages, "the memory was closed"
         result: int = program.run(self._states.pointers[q.number], *self._fixed, counts, self._budget[q.number])
         if self._states.fast[q.number][Slot.ALONE]:
@@ -495,12 +489,10 @@ class CompiledVc4Execution(ReferenceExecution):
                 self._ran[n] = 0
         total = np.zeros(len(COUNTERS), np.int64)
         for program in {id(p): p for p in self._by_code.values() if p is not None}.values():
-            size = len(program.matrix)
-            mine = [c for w in range(self._workers) if (c := self._counters.get((id(program), w))) is not None]
-            if mine:
-                total += sum(counts[:size] for counts in mine) @ program.matrix
-                for counts in mine:
-                    counts[:] = 0
+            mine = self._counters.get(id(program), ())
+            for counts in mine:
+                total += counts[: len(program.matrix)] @ program.matrix
+                counts[:] = 0
         if not total.any():
             return
         found = dict(zip(COUNTERS, total.tolist(), strict=True))

@@ -67,6 +67,11 @@ class Tmu:
         """The numbers of results that QPU `q` has not collected, by TMU."""
         return int(self._count[0, q]), int(self._count[1, q])
 
+    def collecting(self, q: int) -> bool:
+        """Whether QPU `q` has written part of a texture request to either TMU."""
+        one, two = self._partial
+        return one[q] is not None or two[q] is not None
+
     def texturing(self, q: int, tmu: int) -> bool:
         """Whether QPU `q` has written part of a texture request, so that S takes a uniform too."""
         return self._partial[tmu][q] is not None
