@@ -19,6 +19,7 @@ from qpu.debug.cost import Estimate, estimate
 from qpu.debug.pages import frame, page
 from qpu.debug.stepping import Before, Moment, Stepping
 from qpu.debug.trace import Registers, packed, source_lines
+from qpu.debug.waits import CAUSES, Barriers, Order, Thread, sync_of
 from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engines import observed
@@ -37,6 +38,8 @@ __all__ = ["DMA_CLOCKS", "TMU_CLOCKS", "Profile", "Span", "profile"]
 TMU_CLOCKS: Final = 80
 DMA_CLOCKS: Final = 240
 _ISSUE: Final = 4
+_MEMORY: Final = ("load", "transfer")
+_NAMES: Final = {"mutex": "the mutex", "semaphore": "semaphores", "barrier": "barriers"}
 _MOST_SPANS: Final = 20_000
 _MOST_SHOWN: Final = 4000  # spans of a page
 _MOST_KEPT: Final = 500  # spans whose registers are kept
@@ -78,7 +81,7 @@ class _Qpu:
     """A QPU in the model: its clock, and what the threads wait for."""
 
     clock: int = 0
-    waited: int = 0  # clocks of it in which no thread could issue
+    waited: int = 0  # clocks of it in which no thread could issue because all waited for memory
     results: dict[int, list[int]] = field(default_factory=dict)  # thread -> when each pending result arrives
     transfers: dict[int, int] = field(default_factory=dict)  # thread -> when its transfer ends
     open: dict[int, list[int]] = field(default_factory=dict)  # thread -> start, end, first, last of its span
@@ -88,7 +91,7 @@ class Profile:
     """What the launches of a block did.
 
     board: emulated board. launches: their number. executed: instruction -> executions, all threads. waits:
-    (instruction, cause) -> clocks, causes ``load`` and ``transfer``. clocks: of the busiest QPU, waiting included.
+    (instruction, cause) -> clocks, causes as in `stalls`. clocks: of the busiest QPU, waiting included.
     """
 
     def __init__(self) -> None:
@@ -102,6 +105,9 @@ class Profile:
         self.runs: list[RunStats] = []
         self.registers: dict[int, list[tuple[str, Any]]] = {}  # instruction -> what its first execution changed
         self._qpus: dict[int, _Qpu] = {}
+        self._order: Order | None = None
+        self._barriers = Barriers()
+        self._met: dict[Thread, tuple[int, int]] = {}  # barriers that are complete, by threads that have not gone on
         self._clocks = 0
         self._waited = 0
         self._first = Registers()  # before and after instructions that are executed first
@@ -119,6 +125,7 @@ class Profile:
         """See `qpu.debug.stepping.Stepping`."""
         self.close()
         self.launches += 1
+        self._order, self._barriers, self._met = None, Barriers(), {}
         return self._before
 
     def close(self) -> None:
@@ -140,9 +147,17 @@ class Profile:
         index = m.index
         first = not self.executed[index]
         self.executed[index] += len(m.threads)
-        requests, takes, starts, waits = _kind(m.isa, m.word)
+        kind, sync = _kind(m.isa, m.word), sync_of(m.isa, m.word)
+        orders = sync.takes or sync.gives or sync.semaphore is not None
+        if orders and self._order is None:
+            change = (1 if sync.up else -1) * len(m.threads)  # the board has counted this instruction
+            self._order = Order([n - change * (i == sync.semaphore) for i, n in enumerate(m.semaphores)])
         for row, each in enumerate(m.threads):
-            number, thread = each
+            q = self._qpus.setdefault(each[0], _Qpu())
+            if each in self._met:
+                self._wait(q, *self._met.pop(each), "barrier")
+            if orders and self._order is not None:
+                self._wait(q, index, self._order.ready(sync), "semaphore" if sync.semaphore is not None else "mutex")
             after = self._after.pop(each, None)
             if after is not None:
                 self.registers[after] = list(self._first.changed(m, row, each).items())
@@ -150,30 +165,44 @@ class Profile:
                 self._first.forget(each)
                 self._first.changed(m, row, each)
                 self._after[each] = index
-            q = self._qpus.setdefault(number, _Qpu())
-            ready, cause = 0, ""
-            if takes and q.results.get(thread):
-                ready, cause = q.results[thread].pop(0), "load"
-            if waits and thread in q.transfers:
-                ready, cause = q.transfers.pop(thread), "transfer"
-            if ready > q.clock:
-                self.waits[index, cause] += ready - q.clock
-                q.waited += ready - q.clock
-                q.clock = ready
-            span = q.open.get(thread)
-            if span is None or span[1] != q.clock:
-                kept = len(self.spans) < _MOST_KEPT
-                if span is not None:
-                    self._end(number, q, thread, self._stretch.changed(m, row, each).items() if kept else ())
-                elif kept:
-                    self._stretch.changed(m, row, each)
-                q.open[thread] = span = [q.clock, q.clock, index, index]
-            q.clock += _ISSUE
-            span[1], span[3] = q.clock, index
-            if requests:
-                q.results.setdefault(thread, []).append(q.clock + TMU_CLOCKS)
-            if starts or (requests and m.isa is not Isa.VC4):
-                q.transfers[thread] = q.clock + (DMA_CLOCKS if m.isa is Isa.VC4 else TMU_CLOCKS)
+            self._issue(m, row, q, kind)
+            if orders and self._order is not None:
+                self._order.done(sync, q.clock)
+            if sync.joins:
+                self._met |= self._barriers.join(*m.supergroup(row), each, index, q.clock)
+
+    def _wait(self, q: _Qpu, index: int, ready: int, cause: str) -> None:
+        """An instruction waits until a clock."""
+        wait = ready - q.clock
+        if wait > 0:
+            self.waits[index, cause] += wait
+            q.clock = ready
+            if cause in _MEMORY:
+                q.waited += wait
+
+    def _issue(self, m: Moment, row: int, q: _Qpu, kind: tuple[bool, bool, bool, bool]) -> None:
+        """A thread executes an instruction, when its results and transfers have come."""
+        index, each = m.index, m.threads[row]
+        number, thread = each
+        requests, takes, starts, waits = kind
+        if takes and q.results.get(thread):
+            self._wait(q, index, q.results[thread].pop(0), "load")
+        if waits and thread in q.transfers:
+            self._wait(q, index, q.transfers.pop(thread), "transfer")
+        span = q.open.get(thread)
+        if span is None or span[1] != q.clock:
+            kept = len(self.spans) < _MOST_KEPT
+            if span is not None:
+                self._end(number, q, thread, self._stretch.changed(m, row, each).items() if kept else ())
+            elif kept:
+                self._stretch.changed(m, row, each)
+            q.open[thread] = span = [q.clock, q.clock, index, index]
+        q.clock += _ISSUE
+        span[1], span[3] = q.clock, index
+        if requests:
+            q.results.setdefault(thread, []).append(q.clock + TMU_CLOCKS)
+        if starts or (requests and m.isa is not Isa.VC4):
+            q.transfers[thread] = q.clock + (DMA_CLOCKS if m.isa is Isa.VC4 else TMU_CLOCKS)
 
     @staticmethod
     def total(profiles: Sequence[Profile]) -> Profile:
@@ -222,11 +251,15 @@ class Profile:
     @property
     def stalls(self) -> dict[str, int]:
         """Clocks of waiting of all QPUs by cause: ``load`` (a result of the TMU), ``transfer`` (a DMA transfer of
-        VideoCore IV, a store of V3D). Waits for a mutex, a semaphore, a barrier or another unit are not counted."""
-        found = {"load": 0, "transfer": 0}
+        VideoCore IV, a store of V3D), and for other QPUs or threads: ``mutex`` and ``semaphore`` on VideoCore IV,
+        ``barrier`` on V3D."""
+        found = dict.fromkeys((*_MEMORY, *CAUSES[self.isa]), 0)
         for (_, cause), clocks in self.waits.items():
             found[cause] += clocks
         return found
+
+    def _waiting(self, index: int) -> int:
+        return sum(self.waits[index, cause] for cause in (*_MEMORY, *CAUSES[self.isa]))
 
     def lines(self) -> list[tuple[str, int, int]]:
         """(source line, executions, clocks of waiting), in order of the first instruction."""
@@ -236,7 +269,7 @@ class Profile:
             name = "(no line)" if loc is None else f"{loc.line}: {loc.source.strip()}"
             row = found.setdefault(name, [0, 0])
             row[0] += self.executed[n]
-            row[1] += self.waits[n, "load"] + self.waits[n, "transfer"]
+            row[1] += self._waiting(n)
         return [(name, a, b) for name, (a, b) in found.items() if a]
 
     @brief
@@ -271,7 +304,8 @@ class Profile:
         head = [
             f"{number} on {self.board}: {counts}, {self.issue_share:.0%} of issue slots used",
             f"bytes: {tmu}; {dma}; uniforms {s.uniform_bytes:,}",
-            f"waiting, all QPUs: {counted(stalls['load'], 'clock', ',')} for loads, {stalls['transfer']:,} for {name}",
+            f"waiting, all QPUs: {counted(stalls['load'], 'clock', ',')} for loads, {stalls['transfer']:,} for {name}, "
+            + ", ".join([f"{stalls[cause]:,} for {_NAMES[cause]}" for cause in CAUSES[self.isa]]),
         ]
         rows = [f"{count:>10,} {wait:>10,}  {name}" for name, count, wait in self.lines()]
         return "\n".join([*head, "  executed    waiting  source", *rows])
@@ -320,7 +354,7 @@ class Profile:
                 "line": [-1 if loc is None else number[loc.file, loc.line] for loc in locs],
                 "source": [[line, source] for _, line, source in lines],
                 "executed": [self.executed[n] for n in count],
-                "waits": [self.waits[n, "load"] + self.waits[n, "transfer"] for n in count],
+                "waits": [self._waiting(n) for n in count],
                 "registers": [_shown(self.registers.get(n, ())) for n in count],
                 "spans": [[s.qpu, s.thread, s.start, s.end, s.first, s.last] for s in spans],
                 "changes": [_shown(s.registers) for s in spans],

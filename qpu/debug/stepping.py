@@ -56,6 +56,15 @@ class Moment(Protocol):
         ...
 
     @property
+    def semaphores(self) -> Sequence[int]:
+        """The semaphores of VideoCore IV, which have counted the instruction already; none on V3D."""
+        ...
+
+    def supergroup(self, row: int) -> tuple[int, int]:
+        """Whom a thread of V3D meets at a barrier: number and threads of its supergroup; zeros on VideoCore IV."""
+        ...
+
+    @property
     def memory(self) -> Memory:
         """The memory of the board."""
         ...
@@ -78,6 +87,7 @@ Before: TypeAlias = Callable[[Moment], None]
 
 
 class _V3dMoment:
+    semaphores: Sequence[int] = ()
     names: Sequence[str] = [n for n in uses_v3d.NAMES if " " not in n] + ["a", "b", "msf", "rtop", "revf"]
 
     def __init__(self, services: DispatchServices, g: V3dGroup, word: int) -> None:
@@ -97,6 +107,10 @@ class _V3dMoment:
     def threads(self) -> list[tuple[int, int]]:
         p = self._services.placement
         return [(p.qpu(t), p.slot(t)) for t in self._g.threads.tolist()]
+
+    def supergroup(self, row: int) -> tuple[int, int]:
+        number = self._services.placement.running[int(self._g.threads[row])].supergroup
+        return number, self._services.dispatch.supergroup_batches(number)
 
     def _vector(self, name: str) -> Any:
         if name in ("a", "b", "msf", "rtop", "revf"):
@@ -130,8 +144,8 @@ class _Vc4Moment:
     isa = Isa.VC4
     names: Sequence[str] = [*uses_vc4.NAMES[:70], "z", "n", "c"]
 
-    def __init__(self, memory: Memory, g: Vc4Group, word: int) -> None:
-        self.memory, self._g, self.word = memory, g, word
+    def __init__(self, memory: Memory, semaphores: Sequence[int], g: Vc4Group, word: int) -> None:
+        self.memory, self.semaphores, self._g, self.word = memory, semaphores, g, word
 
     @property
     def index(self) -> int:
@@ -144,6 +158,9 @@ class _Vc4Moment:
     @property
     def threads(self) -> list[tuple[int, int]]:
         return [(q, 0) for q in self._g.ids]
+
+    def supergroup(self, row: int) -> tuple[int, int]:
+        return 0, 0
 
     def _place(self, name: str) -> Any:
         bank = self._g.bank
@@ -189,9 +206,10 @@ class _Launch(ReferenceExecution):
 
     def _observed(self, step: Step) -> Step:
         execute, word, before, memory = step.execute, step.plan.word, self.before, self._memory
+        counters = self._sync.counters
 
         def observed(t: ReferenceThread, p: Plan) -> None:
-            before(_Vc4Moment(memory, t.group, word))
+            before(_Vc4Moment(memory, counters, t.group, word))
             execute(t, p)
 
         made = Step.__new__(Step)

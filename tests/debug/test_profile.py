@@ -48,6 +48,82 @@ def test_waits_are_hidden_by_other_threads() -> None:
     assert 0 < waits[16] < waits[1] <= TMU_CLOCKS
 
 
+def in_turn(q: Any) -> None:
+    """Every QPU holds the mutex for 40 instructions."""
+    q.mutex_acquire()
+    for _ in range(40):
+        q.nop()
+    q.mutex_release()
+    q.end()
+
+
+def test_waits_for_the_mutex() -> None:
+    """Each QPU holds it for 168 clocks at least, and the others wait for all before them: 168 * (0 + 1 + 2 + 3)."""
+    with qpu.open_device("pi3") as gpu, qpu.profile() as found:
+        launch = gpu.run(qpu.assemble(in_turn, isa=gpu.isa), [[], [], [], []])
+    assert launch.stats is not None
+    least = 41 * 4 * (0 + 1 + 2 + 3)
+    assert least <= found.stalls["mutex"] <= 1.2 * least and found.waits[0, "mutex"] == found.stalls["mutex"]
+    assert found.stalls["semaphore"] == found.stalls["load"] == 0
+    assert sum(found.executed.values()) == launch.stats.instructions
+    assert found.clocks >= 4 * 41 * 4 and f"{found.stalls['mutex']:,} for the mutex" in found.text
+
+
+def one_after_another(q: Any) -> None:
+    """The QPU with the uniform 0 decrements a semaphore that the other one increments after 50 instructions."""
+    waits = q.new_label()
+    q.add(q.r0, q.uniform, 0, push="z")
+    q.b(waits, cond="allz")
+    for _ in range(3 + 50):
+        q.nop()
+    q.sema_up(5)
+    q.end()
+    q.label(waits)
+    q.sema_down(5)
+    q.end()
+
+
+def test_waits_for_semaphores() -> None:
+    with qpu.open_device("pi3") as gpu, qpu.profile() as found:
+        program = qpu.assemble(one_after_another, isa=gpu.isa)
+        launch = gpu.run(program, [[0], [1]])
+        gpu.run(program, [[1], [0]])  # this one comes when the other has been there
+    assert launch.stats is not None and launch.profile().stalls["mutex"] == 0
+    for profile in (launch.profile(), found):
+        waits = profile.launches * 51 * 4
+        assert waits - 8 <= profile.stalls["semaphore"] <= waits + 8
+    assert sum(launch.profile().executed.values()) == launch.stats.instructions
+
+
+def meet(q: Any) -> None:
+    """Two workgroups meet at a barrier, to which the second one comes 40 instructions later."""
+    r, late = q.rf, q.new_label()
+    number = r[0 if q.isa is qpu.Isa.V3D42 else 3]
+    q.sub(q.null, number, 0, push="pushz")
+    q.b(late, cond="alla")
+    for _ in range(3 + 40):
+        q.nop()
+    q.label(late)
+    q.barrierid(q.syncb, sig=q.thrsw)
+    q.nop()
+    q.nop()
+    q.end()
+
+
+@pytest.mark.parametrize("board", ["pi4", "pi5"])
+def test_waits_at_barriers(board: str) -> None:
+    with qpu.open_device(board) as gpu, qpu.profile() as found:
+        program = qpu.assemble(meet, isa=gpu.isa)
+        apart = gpu.run(program, [], v3d.Dispatch(workgroups=2))
+        together = gpu.run(program, [], v3d.Dispatch(workgroups=2, workgroups_per_supergroup=2))
+    assert together.stats is not None
+    assert apart.profile().stalls["barrier"] == 0 and 40 * 4 - 16 <= together.profile().stalls["barrier"] <= 40 * 4
+    assert {cause for _, cause in found.waits} == {"barrier"} and "for barriers" in found.text
+    assert sum(together.profile().executed.values()) == together.stats.instructions
+    wait = next(wait for name, _, wait in together.profile().lines() if "syncb" in name)
+    assert wait == together.profile().stalls["barrier"]
+
+
 def test_kernels_of_the_language_have_lines() -> None:
     with qpu.open_device("pi4") as gpu, qpu.profile() as found:
         ten_kernels.saxpy(2.0, gpu.array(np.ones(100, np.float32)), gpu.zeros(100))
