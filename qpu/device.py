@@ -403,6 +403,7 @@ class Device(AbstractContextManager["Device"]):
         try:
             self._pool.close()
         finally:
+            _devices.pop(self._pool, None)  # it holds the device, and an emulated one its board
             if ours:
                 self._leave_port()
 

@@ -23,6 +23,7 @@ from qpu.device import Device
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort
 from qpu.runtime.uniforms import pack_uniforms
+from tests.lang.ten_kernels import saxpy
 from tests.limits import HUNG_S
 
 BOARDS = ("pi0", "pi3", "pi4", "pi5", "pi5,slices=3", "pi5,page=16k")
@@ -741,3 +742,23 @@ def test_memory_comes_zeroed(gpu: Device) -> None:
     first = gpu.array(np.full(4096, 0xA5, np.uint8))
     first.close()
     assert not gpu.empty(4096, np.uint8).numpy().any()
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi5"])
+def test_nothing_keeps_a_closed_device(board: str) -> None:
+    """An emulated board has memory and files of its own: who opens many gets them back."""
+    with qpu.open_device(board) as gpu:
+        x = gpu.array(np.arange(16, dtype=np.float32))
+        gpu.run(double(gpu.isa), [x, x])
+        saxpy(2.0, x, gpu.zeros(16))
+        assert float(gpu.xp.sum(gpu.xp.ones(16))) == 16
+    with pytest.raises(qpu.UsageError, match="closed"):
+        saxpy(2.0, x, x)
+    kept = weakref.ref(gpu), weakref.ref(gpu._port)
+    del gpu, x
+    for _ in range(500):
+        gc.collect()
+        if kept[1]() is None:
+            break
+        time.sleep(0.01)  # a thread that executed launches may still be ending
+    assert [k() for k in kept] == [None, None]
