@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qpu.lang import Grid, In, In2, Out2, Out3, c64, f32, i32, kernel, unroll, where
+from qpu.lang import Grid, In, In2, Out, Out2, Out3, c64, f32, i32, kernel, unroll, where
 
 __all__ = [
     "chirped",
@@ -20,11 +20,13 @@ __all__ = [
     "joined",
     "last2",
     "last4",
+    "last4_pairs",
     "mirrored",
     "real_parts",
     "split",
     "times",
     "turned4",
+    "turned4_pairs",
 ]
 
 
@@ -61,6 +63,52 @@ def last4(k: Grid, sign: f32, scale: f32, x: In[c64], y: Out3[c64], high: i32) -
     found = _four(sign, x[at], x[at + 1], x[at + 2], x[at + 3])
     for j in unroll(range(4)):
         y[r, j * high + h, c] = c64(scale * found[j][0], scale * found[j][1])
+
+
+# Two neighbouring items at once, as words: the TMU of V3D moves the four words of two numbers by one request. It stores
+# to any places, too, so all rows are one range of items there.
+
+
+def _two(x: Any, at: Any) -> tuple[Any, Any]:
+    """Two neighbouring numbers."""
+    return c64(x[at], x[at + 1]), c64(x[at + 2], x[at + 3])
+
+
+def _put(y: Any, at: Any, a: tuple[Any, Any], b: tuple[Any, Any]) -> None:
+    """Store two neighbouring numbers."""
+    y[at] = a[0]
+    y[at + 1] = a[1]
+    y[at + 2] = b[0]
+    y[at + 3] = b[1]
+
+
+@kernel(coarsen=1)
+def turned4_pairs(k: Grid, sign: f32, x: In[f32], w: In[f32], y: Out[f32], p: i32, part: i32) -> None:
+    """`turned4` of words, two a number. p: words in a run of x, 4 or more; part: in a quarter of a row of y."""
+    i = k.index(y.size >> 4) * 4
+    q, c = i & (p - 1), i & (part - 1)
+    at, to = (i - q) * 4 + q, (i - c) * 4 + c
+    runs = [_two(x, at + j * p) for j in unroll(range(4))]
+    a = _four(sign, *[run[0] for run in runs])
+    b = _four(sign, *[run[1] for run in runs])
+    _put(y, to, a[0], b[0])
+    for j in unroll(range(1, 4)):
+        t = _two(w, (j - 1) * p + q)
+        v, u = _product(a[j], t[0]), _product(b[j], t[1])
+        _put(y, to + j * part, (v.real, v.imag), (u.real, u.imag))
+
+
+@kernel(coarsen=1)
+def last4_pairs(k: Grid, sign: f32, scale: f32, x: In[f32], y: Out[f32], part: i32) -> None:
+    """`last4` of words, two a number. part: words in a quarter of a row of y."""
+    i = k.index(y.size >> 4) * 4
+    c = i & (part - 1)
+    to = (i - c) * 4 + c
+    runs = [_two(x, i * 4 + 4 * j) for j in unroll(range(4))]
+    a = _four(sign, *runs[0], *runs[1])
+    b = _four(sign, *runs[2], *runs[3])
+    for j in unroll(range(4)):
+        _put(y, to + j * part, (scale * a[j][0], scale * a[j][1]), (scale * b[j][0], scale * b[j][1]))
 
 
 @kernel(coarsen=1)

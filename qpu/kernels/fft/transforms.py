@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from qpu.buffers import BufferView
+from qpu.core.isa import Isa
 from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
@@ -283,6 +284,14 @@ def _power(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) ->
     for number, radix in enumerate(steps):
         p //= radix
         target = y if (len(steps) - number) % 2 else spare
+        if radix == 4 and n >= 8 and jobs.gpu.isa is not Isa.VC4:
+            given, words = _words(x), _words(target)
+            if p > 1:
+                jobs.add(passes.turned4_pairs, sign, given, _words(factors[p]), words, 2 * p, n // 2)
+            else:
+                jobs.add(passes.last4_pairs, sign, scale, given, words, n // 2)
+            x = target
+            continue
         high = _cut(rows, n // radix)
         out = _flat(target, rows, radix * high, n // radix // high)
         if p > 1:
@@ -292,6 +301,11 @@ def _power(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) ->
         else:
             jobs.add(passes.last2, scale, _flat(x), out, high)
         x = target
+
+
+def _words(x: BufferView) -> BufferView:
+    """Complex numbers, contiguous, as two words each."""
+    return BufferView(x.buffer, x.offset, (2 * x.size,), F)
 
 
 def _cut(rows: int, items: int) -> int:
