@@ -7,7 +7,6 @@ import re
 import sys
 import threading
 import warnings
-import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -403,7 +402,7 @@ class Device(AbstractContextManager["Device"]):
         try:
             self._pool.close()
         finally:
-            _devices.pop(self._pool, None)  # it holds the device, and an emulated one its board
+            _devices.pop(self._pool, None)
             if ours:
                 self._leave_port()
 
@@ -435,7 +434,7 @@ class Device(AbstractContextManager["Device"]):
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 
 
-_devices: weakref.WeakKeyDictionary[MemoryPool, Device] = weakref.WeakKeyDictionary()
+_devices: dict[MemoryPool, Device] = {}  # those that are open
 
 
 def device_of(memory: Buffer | BufferView | MemoryPool) -> Device:

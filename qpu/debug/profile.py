@@ -148,16 +148,15 @@ class Profile:
         first = not self.executed[index]
         self.executed[index] += len(m.threads)
         kind, sync = _kind(m.isa, m.word), sync_of(m.isa, m.word)
-        orders = sync.takes or sync.gives or sync.semaphore is not None
-        if orders and self._order is None:
-            change = (1 if sync.up else -1) * len(m.threads)  # the board has counted this instruction
-            self._order = Order([n - change * (i == sync.semaphore) for i, n in enumerate(m.semaphores)])
+        order = None
+        if sync.cause:
+            order = self._order = self._order or Order(m.semaphores, sync, len(m.threads))
         for row, each in enumerate(m.threads):
             q = self._qpus.setdefault(each[0], _Qpu())
             if each in self._met:
                 self._wait(q, *self._met.pop(each), "barrier")
-            if orders and self._order is not None:
-                self._wait(q, index, self._order.ready(sync), "semaphore" if sync.semaphore is not None else "mutex")
+            if order is not None:
+                self._wait(q, index, order.ready(sync), sync.cause)
             after = self._after.pop(each, None)
             if after is not None:
                 self.registers[after] = list(self._first.changed(m, row, each).items())
@@ -166,8 +165,8 @@ class Profile:
                 self._first.changed(m, row, each)
                 self._after[each] = index
             self._issue(m, row, q, kind)
-            if orders and self._order is not None:
-                self._order.done(sync, q.clock)
+            if order is not None:
+                order.done(sync, q.clock)
             if sync.joins:
                 self._met |= self._barriers.join(*m.supergroup(row), each, index, q.clock)
 

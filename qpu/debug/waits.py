@@ -18,7 +18,7 @@ from qpu.vc4.decode import decode as vc4_decode
 from qpu.vc4.effects import effects as vc4_effects
 from qpu.vc4.instr import Semaphore
 
-__all__ = ["CAUSES", "NOTHING", "Barriers", "Order", "Sync", "Thread", "sync_of"]
+__all__ = ["CAUSES", "Barriers", "Order", "Sync", "Thread", "sync_of"]
 
 Thread: TypeAlias = tuple[int, int]
 """QPU and hardware thread."""
@@ -28,7 +28,9 @@ _MOST: Final = 15  # of a semaphore; vc4.md 15
 
 
 class Sync(NamedTuple):
-    """What an instruction does with others. semaphore: its number; up: it increments it; joins: a barrier."""
+    """What an instruction does with others. takes, gives: the mutex; semaphore: its number; up: it increments it;
+    joins: a barrier.
+    """
 
     takes: bool = False
     gives: bool = False
@@ -36,8 +38,12 @@ class Sync(NamedTuple):
     up: bool = False
     joins: bool = False
 
-
-NOTHING: Final = Sync()
+    @property
+    def cause(self) -> str:
+        """What a QPU waits for that cannot execute it yet; empty for what waits for no other QPU of VideoCore IV."""
+        if self.semaphore is not None:
+            return "semaphore"
+        return "mutex" if self.takes or self.gives else ""
 
 
 @lru_cache(1 << 14)
@@ -47,19 +53,22 @@ def sync_of(isa: Isa, word: int) -> Sync:
     """
     if isa is not Isa.VC4:
         effects = v3d_effects(v3d_decode(isa, word))
-        return Sync(joins=True) if "syncb" in effects.writes and "flags_a" not in effects.reads else NOTHING
+        return Sync(joins=True) if "syncb" in effects.writes and "flags_a" not in effects.reads else Sync()
     instr = vc4_decode(word)
     if isinstance(instr, Semaphore):
         return Sync(semaphore=instr.number, up=not instr.acquire)
     found = vc4_effects(word)
-    takes, gives = "mutex_acquire" in found.reads, "mutex_release" in found.writes
-    return Sync(takes, gives) if takes or gives else NOTHING
+    return Sync("mutex_acquire" in found.reads, "mutex_release" in found.writes)
 
 
 class Order:
-    """Mutex and semaphores during a launch. counters: of the semaphores before it."""
+    """Mutex and semaphores during a launch. counters: of the semaphores after the board has counted `first`, the first
+    such instruction, for some threads.
+    """
 
-    def __init__(self, counters: Sequence[int]) -> None:
+    def __init__(self, counters: Sequence[int], first: Sync, threads: int) -> None:
+        change = threads if first.up else -threads
+        counters = [n - change * (i == first.semaphore) for i, n in enumerate(counters)]
         self._given = 0  # when the mutex was released
         self._ups = [deque[int]([0] * n) for n in counters]  # when each increment was that no decrement has used
         self._downs = [deque[int]([0] * (_MOST - n)) for n in counters]  # when room for an increment was made

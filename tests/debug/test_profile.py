@@ -58,7 +58,7 @@ def in_turn(q: Any) -> None:
 
 
 def test_waits_for_the_mutex() -> None:
-    """Each QPU holds it for 168 clocks at least, and the others wait for all before them: 168 * (0 + 1 + 2 + 3)."""
+    """Each QPU holds it for 41 instructions at least, and waits for all before it."""
     with qpu.open_device("pi3") as gpu, qpu.profile() as found:
         launch = gpu.run(qpu.assemble(in_turn, isa=gpu.isa), [[], [], [], []])
     assert launch.stats is not None

@@ -280,21 +280,18 @@ def _power(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) ->
         jobs.add(passes.copied, x, copy)
         x = copy
     factors = tables.turns(jobs.gpu, n, sign)
+    pairs = n >= 8 and jobs.gpu.isa is not Isa.VC4
     p = n
     for number, radix in enumerate(steps):
         p //= radix
         target = y if (len(steps) - number) % 2 else spare
-        if radix == 4 and n >= 8 and jobs.gpu.isa is not Isa.VC4:
-            given, words = _words(x), _words(target)
-            if p > 1:
-                jobs.add(passes.turned4_pairs, sign, given, _words(factors[p]), words, 2 * p, n // 2)
-            else:
-                jobs.add(passes.last4_pairs, sign, scale, given, words, n // 2)
-            x = target
-            continue
         high = _cut(rows, n // radix)
         out = _flat(target, rows, radix * high, n // radix // high)
-        if p > 1:
+        if pairs and p > 1:
+            jobs.add(passes.turned4_pairs, sign, _words(x), _words(factors[p]), _words(target), 2 * p, n // 2)
+        elif pairs and radix == 4:
+            jobs.add(passes.last4_pairs, sign, scale, _words(x), _words(target), n // 2)
+        elif p > 1:
             jobs.add(passes.turned4, sign, _flat(x), factors[p], out, p, high)
         elif radix == 4:
             jobs.add(passes.last4, sign, scale, _flat(x), out, high)
