@@ -254,10 +254,10 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _run_starts(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
         """Run QPUs natively until each needs the reference engine, has spent its time slice or reaches `limit`."""
-        for program in self._programs(starts):
+        programs = self._programs(starts)
+        for program in programs:
             if program.hot:
                 program.improve()
-            self._addresses_of(program)  # made here: the threads only look them up
         alone = self._next >= len(self._entries) and sum(q.status != Status.FREE for q in self._qpus) == 1
         for q, number in starts:
             budget = self._slice[q.number]
@@ -270,6 +270,8 @@ class CompiledVc4Execution(ReferenceExecution):
             results[q.number] = self._call(q, worker)
 
         if self._workers > 1 and self._expected(starts) >= PARALLEL:
+            for program in programs:  # made here: the threads only look them up
+                self._addresses_of(program, self._workers)
             self._crew.share([q for q, _ in starts], work)
         else:
             for q, _ in starts:
@@ -308,19 +310,19 @@ class CompiledVc4Execution(ReferenceExecution):
                 else:
                     self._renumber()
 
-    def _addresses_of(self, program: Program) -> list[int]:
-        """Addresses of the counters of a program's chains, by worker."""
-        found = self._addresses.get(id(program))
-        if found is None:
-            counters = [np.zeros(len(program.matrix) + 8, np.int64) for _ in range(self._workers)]
-            self._counters[id(program)] = counters
-            found = self._addresses[id(program)] = [c.ctypes.data for c in counters]
+    def _addresses_of(self, program: Program, workers: int) -> list[int]:
+        """Addresses of the counters of a program's chains, for so many workers or more."""
+        counters, found = self._counters.setdefault(id(program), []), self._addresses.setdefault(id(program), [])
+        while len(found) < workers:
+            counters.append(np.zeros(len(program.matrix) + 8, np.int64))
+            found.append(counters[-1].ctypes.data)
         return found
 
     def _call(self, q: Qpu, worker: int) -> int:
         program = self._by_code[q.entry]
         assert program is not None
-        counts = self._addresses_of(program)[worker]
+        known = self._addresses.get(id(program), ())
+        counts = known[worker] if worker < len(known) else self._addresses_of(program, worker + 1)[worker]
         assert self._memory.pages is self._pages, "the memory was closed"
         result: int = program.run(self._states.pointers[q.number], *self._fixed, counts, self._budget[q.number])
         if self._states.fast[q.number][Slot.ALONE]:
@@ -490,9 +492,10 @@ class CompiledVc4Execution(ReferenceExecution):
         total = np.zeros(len(COUNTERS), np.int64)
         for program in {id(p): p for p in self._by_code.values() if p is not None}.values():
             mine = self._counters.get(id(program), ())
-            for counts in mine:
-                total += counts[: len(program.matrix)] @ program.matrix
-                counts[:] = 0
+            if mine:
+                total += sum(counts[: len(program.matrix)] for counts in mine) @ program.matrix
+                for counts in mine:
+                    counts[:] = 0
         if not total.any():
             return
         found = dict(zip(COUNTERS, total.tolist(), strict=True))
