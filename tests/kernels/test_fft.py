@@ -16,7 +16,7 @@ from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.errors import UsageError
 from qpu.kernels import fft as ft
-from qpu.kernels.fft.tables import radices
+from qpu.kernels.fft import tables
 
 C, F = np.complex64, np.float32
 few = settings(max_examples=3, deadline=None)
@@ -116,7 +116,7 @@ def test_the_same_bits_on_both_v3d(boards: Boards) -> None:
 
 def test_radices() -> None:
     for log in range(1, 23):
-        assert np.prod(radices(1 << log)) == 1 << log
+        assert np.prod(tables.radices(1 << log)) == 1 << log
 
 
 def test_windows_are_even_around_their_peak() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from qpu.errors import CompileError, UsageError
 from qpu.kernels.common.operands import integer, real, switch
@@ -15,6 +15,7 @@ from qpu.launch import Launch, Run
 
 if TYPE_CHECKING:
     from qpu.buffers import Buffer
+    from qpu.core.code import Code
     from qpu.device import Device
     from qpu.lang.entry import Kernel
 
@@ -92,6 +93,10 @@ class Jobs:
         """Submit a kernel after the launches so far."""
         how = kernel if workers is None else kernel.on(self.gpu, workers=workers)
         self._launches.extend(how.submit(*args, **consts).launches)
+
+    def start(self, program: Code, rows: Sequence[NDArray[np.uint32]]) -> None:
+        """Submit a program of VideoCore IV after the launches so far, with a parameter stream for each QPU."""
+        self._launches.append(self.gpu.submit(program, rows))
 
     def take(self, run: Run) -> None:
         """Launches that something else has submitted."""

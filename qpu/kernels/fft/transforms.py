@@ -20,7 +20,7 @@ from qpu.core.isa import Isa
 from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
-from qpu.kernels.fft import passes, tables
+from qpu.kernels.fft import passes, passes_vc4, tables
 from qpu.launch import Run
 
 __all__ = ["fft", "fft2", "ifft", "ifft2", "irfft", "rfft"]
@@ -281,13 +281,18 @@ def _power(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) ->
         x = copy
     factors = tables.turns(jobs.gpu, n, sign)
     pairs = n >= 8 and jobs.gpu.isa is not Isa.VC4
+    by_hand = n >= passes_vc4.SHORTEST and jobs.gpu.isa is Isa.VC4
     p = n
     for number, radix in enumerate(steps):
         p //= radix
         target = y if (len(steps) - number) % 2 else spare
         high = _cut(rows, n // radix)
         out = _flat(target, rows, radix * high, n // radix // high)
-        if pairs and p > 1:
+        if by_hand:
+            w = factors[p].address if p > 1 else 0
+            step = passes_vc4.Pass(rows, n, radix, p, x.address, target.address, w, scale)
+            jobs.start(passes_vc4.program(radix, p > 1, sign < 0), passes_vc4.streams(step, jobs.gpu.qpus))
+        elif pairs and p > 1:
             jobs.add(passes.turned4_pairs, sign, _words(x), _words(factors[p]), _words(target), 2 * p, n // 2)
         elif pairs and radix == 4:
             jobs.add(passes.last4_pairs, sign, scale, _words(x), _words(target), n // 2)
