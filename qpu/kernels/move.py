@@ -10,6 +10,7 @@ from qpu.buffers import BufferView
 from qpu.core.arguments import within
 from qpu.core.isa import Isa
 from qpu.errors import UsageError, counted
+from qpu.kernels import transpose_vc4
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, recast, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
@@ -18,7 +19,7 @@ from qpu.kernels.scan import cumulative_sum
 from qpu.lang import Const, Grid, In, In2, In3, InOut, Out, Out2, Out3, f32, i32, kernel, u8
 from qpu.launch import Run
 
-__all__ = ["compact", "flags", "gather", "nonzero", "reference_compact", "scatter", "transpose"]
+__all__ = ["compact", "flags", "gather", "nonzero", "reference_compact", "scatter", "transpose", "turned"]
 
 MOVED: Final = (*ALL, np.float16, bool)
 """Types whose items are moved; their bits do not change."""
@@ -136,7 +137,10 @@ def scatter(x: Memory, at: Memory, out: Memory) -> Run:
 
 @entry
 def transpose(x: Memory, out: Memory) -> Run:
-    """out[c, r] = x[r, c]. Two axes; see `gather` for types. Each item is read once and written once."""
+    """out[c, r] = x[r, c]. Two axes; see `gather` for types. Each item is read once and written once.
+
+    On VideoCore IV this is written by hand, where the items of a row of out follow each other.
+    """
     source, target = operand("x", x, MOVED, 2), operand("out", out, MOVED, 2, mode="out")
     _same_type(source, target)
     if target.shape != source.shape[::-1]:
@@ -145,10 +149,17 @@ def transpose(x: Memory, out: Memory) -> Run:
         )
     gpu = device(x=source, out=target)
     separate("out", target, x=source)
-    value, stored = _value(source)
     with Jobs(gpu) as jobs:
-        jobs.add(retyped(transposed, value, x=stored, out=stored), _words(source), _words(target))
+        turned(jobs, source, target)
         return jobs.run()
+
+
+def turned(jobs: Jobs, x: BufferView, out: BufferView) -> None:
+    """Submit the transpose. x, out: one type."""
+    if x.size and jobs.gpu.isa is Isa.VC4 and transpose_vc4.transpose(jobs, x, out):
+        return
+    value, stored = _value(x)
+    jobs.add(retyped(transposed, value, x=stored, out=stored), _words(x), _words(out))
 
 
 def flags(name: str, value: object, rank: int | None = 1) -> BufferView:

@@ -36,7 +36,7 @@ from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
 from qpu.kernels.common.jobs import entry
 from qpu.kernels.common.operands import real
 from qpu.kernels.sgemm_layout import F32, KERNELS, Kernel, Layout, error_bound, layout, reference
-from qpu.kernels.tiles import HALF, NOTHING, UNROLL, After
+from qpu.kernels.tiles import HALF, NOTHING, UNROLL, After, batch
 from qpu.launch import Run
 from qpu.runtime.jobs import Shape
 from qpu.v3d.launch import Dispatch
@@ -57,7 +57,6 @@ GROUPS = 65535  # workgroups of a dispatch in each direction
 # 500 ms, and the mailbox of VideoCore IV limits a launch to one second (drivers.md 1.6 and 5).
 STEPS = 1 << 16  # of k: 52 ms at the issue rate of a Pi 4 with two threads per QPU
 WORK = 1 << 29  # multiplications, VideoCore IV: 0.13 s at 8 Gflop/s
-PACKED = 1 << 22  # words packed, VideoCore IV
 ONE = 0x3F800000
 PROBE = 256  # m = n = k of the measurement that chooses a kernel
 
@@ -440,20 +439,19 @@ class Sgemm:
         jobs: list[_Job] = []
         for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=not self.packed):
             matrix, lines, line, step, width, _, _ = operand
-            records = pack_vc4.records(
+            for rows in pack_vc4.launches(
                 source=matrix.address,
                 lines=lines,
-                line_stride=line,
+                line_stride=4 * line,
                 k=plan.k,
-                k_stride=step,
+                k_stride=4 * step,
                 depth=plan.depth,
                 target=target.address,
                 width=width,
-                panel_words=words,
-            )
-            size = _batch(len(records), 16 * pack_vc4.CHUNK, PACKED, self.gpu.qpus)
-            for first in range(0, len(records), size):
-                rows = pack_vc4.streams(records[first : first + size], self.gpu.qpus)
+                step=4 * width,
+                panel=4 * words,
+                qpus=self.gpu.qpus,
+            ):
                 buffer = self._buffer(sum(map(len, rows)), np.uint32)
                 buffer.array[:] = np.concatenate(rows)
                 starts = np.cumsum([0, *map(len, rows[:-1])])
@@ -463,11 +461,11 @@ class Sgemm:
 
     def _multiply_vc4(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
         plan, shape = self.plan, self.plan.shape
-        strided = self._c.size * plan.ldc <= sgemm_vc4.MAX_STRIDE
+        strided = self._c.size * plan.ldc <= pack_vc4.MAX_STRIDE
         tiles = plan.tiles[0] * plan.tiles[1]
         jobs: list[_Job] = []
         for first, steps, factor in self._parts(beta, product):
-            size = _batch(tiles, shape.rows * shape.columns * max(steps, 1), WORK, self.gpu.qpus)
+            size = batch(tiles, shape.rows * shape.columns * max(steps, 1), WORK, self.gpu.qpus)
             after = self._after(product, first + steps >= plan.depth)
             record = sgemm_vc4.record_words(shape, product, factor is not None, strided, after)
             whole = self.dtype is not np.float32
@@ -499,12 +497,6 @@ class Sgemm:
                 )
                 jobs.append((code, (), Programs(streams=[arguments[i] for i in range(qpus)])))
         return jobs
-
-
-def _batch(count: int, work: int, most: int, qpus: int) -> int:
-    """Number of pieces of `work` per launch of about `most`: `count` divided evenly, in whole rounds of the QPUs."""
-    launches = -(-count * work // most)
-    return -(-count // launches // qpus) * qpus if launches < count else max(1, min(qpus, count))
 
 
 def _grid(down: int, across: int) -> Iterator[tuple[int, int, tuple[int, int, int]]]:

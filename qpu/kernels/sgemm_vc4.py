@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qpu.kernels.pack_vc4 import STORES, WRITES
 from qpu.kernels.tiles import AHEAD, NOTHING, UNROLL, After, Shape
 from qpu.vc4 import vpm
 
@@ -23,15 +24,10 @@ if TYPE_CHECKING:
     from qpu.vc4.generated.ops import AddSlot
     from qpu.vc4.operands import ReadWrite, Signal, Src
 
-__all__ = ["CHUNK", "MAX_STRIDE", "ROTATE", "UNIFORM", "Shape", "kernel", "record_words", "streams"]
+__all__ = ["CHUNK", "ROTATE", "UNIFORM", "Shape", "kernel", "record_words", "streams"]
 
 CHUNK = 4  # rows of C that a QPU keeps in the VPM: 12 QPUs use 48 of its 64 rows
-MAX_STRIDE = (1 << 13) - 1  # the guide's field; a measurement says 16 bits (vc4.md 14.4)
-
-
 UNIFORM, ROTATE = Shape(64, 1), Shape(12, 4)
-WRITES: dict[int, vpm.VpmMode] = {1: "8bit horizontal packed", 2: "16bit horizontal packed", 4: "32bit horizontal"}
-STORES: dict[int, vpm.DmaMode] = {1: "8bit horizontal", 2: "16bit horizontal", 4: "32bit horizontal"}
 
 
 def kernel(

@@ -1,10 +1,10 @@
-"""The tile shape of the sgemm kernels, and the unrolling and prefetch distance that all of them use."""
+"""The tile shape of the sgemm kernels, their unrolling and prefetch distance, and the size of launches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AHEAD", "HALF", "NOTHING", "UNROLL", "After", "Shape"]
+__all__ = ["AHEAD", "HALF", "NOTHING", "UNROLL", "After", "Shape", "batch"]
 
 UNROLL = 4  # steps of k per loop
 # Rows of B requested ahead. V3D: two words each, 6 of the 8 result slots of a thread (v3d.md 9.5). VideoCore IV: four
@@ -53,3 +53,9 @@ class Shape:
     def columns(self) -> int:
         """Columns of a tile."""
         return 16 * self.vectors
+
+
+def batch(count: int, work: int, most: int, qpus: int) -> int:
+    """Number of pieces of `work` per launch of about `most`: `count` divided evenly, in whole rounds of the QPUs."""
+    launches = -(-count * work // most)
+    return -(-count // launches // qpus) * qpus if launches < count else max(1, min(qpus, count))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import qpu
 from qpu.core.isa import Isa
 from qpu.device import Buffer, Device
-from qpu.kernels import pack_v3d, sgemm, sgemm_layout
+from qpu.kernels import pack_v3d, pack_vc4, sgemm, sgemm_layout
 from qpu.kernels.sgemm import KERNELS, Kernel, Sgemm
+from qpu.kernels.tiles import batch
 
 PAGE = 4096
 FACTORS = (0.0, 1.0, -1.0, 2.5, -0.75)
@@ -155,7 +156,7 @@ def test_long_sums_and_many_tiles_take_several_launches(gpu: Device, monkeypatch
     """The parts of a sum, tile ranges and packing of VideoCore IV: limits that real launches must keep."""
     monkeypatch.setattr(sgemm, "STEPS", 64)
     monkeypatch.setattr(sgemm, "WORK", 1 << 18)
-    monkeypatch.setattr(sgemm, "PACKED", 1 << 12)
+    monkeypatch.setattr(pack_vc4, "PACKED", 1 << 12)
     for kernel in KERNELS:
         for alpha, beta in ((1.5, -0.5), (1.0, 0.0)):
             multiply(gpu, (75, 150, 190), kernel, alpha, beta, transb=True)
@@ -169,7 +170,7 @@ def test_long_sums_and_many_tiles_take_several_launches(gpu: Device, monkeypatch
 def test_shares_of_a_launch() -> None:
     for count in (1, 5, 12, 13, 100, 1024, 99999):
         for work, most in ((1, 1 << 29), (1 << 20, 1 << 29), (1 << 29, 1 << 20)):
-            size = sgemm._batch(count, work, most, 12)
+            size = batch(count, work, most, 12)
             assert size % 12 == 0 or size >= count or size == count
             assert size * work < most + 24 * work or size <= 12
 

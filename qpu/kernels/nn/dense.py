@@ -11,10 +11,9 @@ from qpu.buffers import Buffer, BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, separate
-from qpu.kernels.common.retyped import name_of, retyped
 from qpu.kernels.common.shapes import collected, flat, returned
 from qpu.kernels.gemm import gemm
-from qpu.kernels.move import gather, transposed
+from qpu.kernels.move import gather, turned
 from qpu.kernels.nn.activation import check_kind
 from qpu.kernels.nn.conv import Shape, biased, check_shape, finished, submit_int8
 from qpu.kernels.nn.norm import softened
@@ -110,11 +109,10 @@ def linear_int8(
         for v in (*named.values(), *([] if isinstance(scales, Buffer) else [scales])):
             check_shape("bias or scale", v, (s.o,))
         if target.size:
-            turned = jobs.scratch((o, n), target.dtype)
-            across = turned.view(0, (o, 1, n))
+            rows = jobs.scratch((o, n), target.dtype)
+            across = rows.view(0, (o, 1, n))
             submit_int8(jobs, _turned(source), weights, given, scales, across, s, (zero, zero_out), relu)
-            stored = name_of(target.dtype)
-            jobs.add(retyped(transposed, "i32", x=stored, out=stored), turned, target)
+            turned(jobs, rows.view(0, (o, n)), target)
         return jobs.run()
 
 
