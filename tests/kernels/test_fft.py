@@ -15,8 +15,10 @@ import qpu
 from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.errors import UsageError
+from qpu.instruction_sets import isa as isa_tools
 from qpu.kernels import fft as ft
-from qpu.kernels.fft import tables
+from qpu.kernels.common.jobs import Jobs
+from qpu.kernels.fft import passes, passes_vc4, tables, transforms
 
 C, F = np.complex64, np.float32
 few = settings(max_examples=3, deadline=None)
@@ -112,6 +114,66 @@ def test_the_same_bits_on_both_v3d(boards: Boards) -> None:
         ft.fft(gpu.array(x), out)
         found.append(out.numpy())
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(("at", "inverse", "shape"), [(1, False, (67, 128)), (2, True, (131, 128))])
+def test_many_rows_have_the_bits_of_few(boards: Boards, at: int, inverse: bool, shape: tuple[int, int]) -> None:
+    """Many rows take other kernels on V3D: shares of two lengths."""
+    gpu, (rows, n) = boards[at], shape
+    for p in (2, 8, 32):
+        assert len(transforms._shares(gpu, rows, n, p)) == 2 and not transforms._shares(gpu, 8, n, p)
+    transform = ft.ifft if inverse else ft.fft
+    x, out, one = gpu.array(noise(3, rows, n)), gpu.zeros(shape, C), gpu.zeros(n, C)
+    transform(x, out)
+    for row in (0, 1, rows // 2, rows - 1):
+        transform(x[row], one)
+        np.testing.assert_array_equal(out.numpy()[row], one.numpy())
+
+
+@pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+@settings(max_examples=4, deadline=None)
+@given(st.integers(6, 9), st.integers(1, 5), st.integers(1, 12), st.sampled_from([1, -1]))
+def test_passes_by_hand_give_the_bits_of_compiled_ones(
+    boards: Boards, log: int, rows: int, qpus: int, sign: int
+) -> None:
+    gpu, n, scale = boards[0], 1 << log, 0.75
+    factors = tables.turns(gpu, n, sign)
+    p = n
+    for radix in tables.radices(n):
+        p //= radix
+        x, y, z = gpu.array(noise(log, rows, n)), gpu.zeros((rows, n), C), gpu.zeros((rows, radix, n // radix), C)
+        w = factors[p].address if p > 1 else 0
+        step = passes_vc4.Pass(rows, n, radix, p, x.address, y.address, w, scale)
+        with Jobs(gpu) as jobs:
+            jobs.start(passes_vc4.program(radix, p > 1, sign < 0), passes_vc4.streams(step, qpus))
+            flat = x.view(0, (rows * n,))
+            if p > 1:
+                jobs.add(passes.turned4, sign < 0, flat, factors[p], z, p, 1)
+            elif radix == 4:
+                jobs.add(passes.last4, sign < 0, scale, flat, z, 1)
+            else:
+                jobs.add(passes.last2, scale, flat, z, 1)
+            jobs.run()
+        np.testing.assert_array_equal(y.numpy().view(np.uint32).reshape(-1), z.numpy().view(np.uint32).reshape(-1))
+
+
+@pytest.mark.parametrize(("radix", "turned", "length"), [(4, True, 45), (4, False, 41), (2, False, 21)])
+def test_loops_by_hand_have_their_length(radix: int, turned: bool, length: int) -> None:
+    """The page on the library says so. A loop ends with the first branch and its three delay slots."""
+    program = passes_vc4.program(radix, turned, False)
+    lines = [isa_tools(Isa.VC4).disassemble(word) for word in program.code[program.labels["items"] :]]
+    assert next(i for i, line in enumerate(lines) if line.startswith("b")) + 4 == length
+
+
+@pytest.mark.parametrize(("at", "turned", "last"), [(1, 73, 51), (2, 60, 45)])
+def test_loops_of_many_rows_have_their_length(boards: Boards, at: int, turned: int, last: int) -> None:
+    gpu = boards[at]
+    x = gpu.zeros((72, 256), C)
+    ft.fft(x, x)
+    for kernel, length in ((passes.turned4_runs, turned), (passes.last4_runs, last)):
+        reports = [compiled.report for compiled in kernel.compiled if compiled.isa is gpu.isa]
+        inner = [loop.stop - loop.start for report in reports for loop in report.loops if loop.depth == 2]
+        assert min(inner) == length  # with a scale, the last pass takes longer on V3D 4.2
 
 
 def test_radices() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qpu.lang import Grid, In, In2, Out, Out2, Out3, c64, f32, i32, kernel, unroll, where
+from qpu.lang import Const, Grid, In, In2, Out, Out2, Out3, c64, f32, i32, kernel, maximum, unroll, where
 
 __all__ = [
     "chirped",
@@ -21,21 +21,23 @@ __all__ = [
     "last2",
     "last4",
     "last4_pairs",
+    "last4_runs",
     "mirrored",
     "real_parts",
     "split",
     "times",
     "turned4",
     "turned4_pairs",
+    "turned4_runs",
 ]
 
 
-def _four(sign: Any, a: Any, b: Any, c: Any, d: Any) -> list[tuple[Any, Any]]:
-    """The transform of four numbers, forward for sign = 1, inverse for -1, as pairs."""
+def _four(inverse: bool, a: Any, b: Any, c: Any, d: Any) -> list[tuple[Any, Any]]:
+    """The transform of four numbers, forward or inverse, as pairs."""
     sr, si, tr, ti = a.real + c.real, a.imag + c.imag, a.real - c.real, a.imag - c.imag
-    ur, ui = b.real + d.real, b.imag + d.imag
-    vr, vi = sign * (b.imag - d.imag), sign * (d.real - b.real)
-    return [(sr + ur, si + ui), (tr + vr, ti + vi), (sr - ur, si - ui), (tr - vr, ti - vi)]
+    ur, ui, vr, vi = b.real + d.real, b.imag + d.imag, b.real - d.real, b.imag - d.imag
+    plus, minus = (tr - vi, ti + vr), (tr + vi, ti - vr)
+    return [(sr + ur, si + ui), plus if inverse else minus, (sr - ur, si - ui), minus if inverse else plus]
 
 
 def _product(a: tuple[Any, Any], b: Any) -> Any:
@@ -43,24 +45,24 @@ def _product(a: tuple[Any, Any], b: Any) -> Any:
 
 
 @kernel(coarsen=1)
-def turned4(k: Grid, sign: f32, x: In[c64], w: In[c64], y: Out3[c64], p: i32, high: i32) -> None:
+def turned4(k: Grid, inverse: Const[bool], x: In[c64], w: In[c64], y: Out3[c64], p: i32, high: i32) -> None:
     """x: rows of n; w: for j = 1, 2, 3 the p factors of result j; y: (rows, 4 * high, n / 4 / high)."""
     r, h, c = k.index(y.shape[0], high, y.shape[2])
     i = h * y.shape[2] + c
     q = i & (p - 1)
     at = (r * high * y.shape[2] + i) * 4 - q * 3
-    found = _four(sign, x[at], x[at + p], x[at + 2 * p], x[at + 3 * p])
+    found = _four(inverse, x[at], x[at + p], x[at + 2 * p], x[at + 3 * p])
     y[r, h, c] = c64(*found[0])
     for j in unroll(range(1, 4)):
         y[r, j * high + h, c] = _product(found[j], w[(j - 1) * p + q])
 
 
 @kernel(coarsen=1)
-def last4(k: Grid, sign: f32, scale: f32, x: In[c64], y: Out3[c64], high: i32) -> None:
+def last4(k: Grid, inverse: Const[bool], scale: f32, x: In[c64], y: Out3[c64], high: i32) -> None:
     """The pass with p = 1; the result is multiplied by `scale`."""
     r, h, c = k.index(y.shape[0], high, y.shape[2])
     at = (r * high * y.shape[2] + h * y.shape[2] + c) * 4
-    found = _four(sign, x[at], x[at + 1], x[at + 2], x[at + 3])
+    found = _four(inverse, x[at], x[at + 1], x[at + 2], x[at + 3])
     for j in unroll(range(4)):
         y[r, j * high + h, c] = c64(scale * found[j][0], scale * found[j][1])
 
@@ -83,14 +85,14 @@ def _put(y: Any, at: Any, a: tuple[Any, Any], b: tuple[Any, Any]) -> None:
 
 
 @kernel(coarsen=1)
-def turned4_pairs(k: Grid, sign: f32, x: In[f32], w: In[f32], y: Out[f32], p: i32, part: i32) -> None:
+def turned4_pairs(k: Grid, inverse: Const[bool], x: In[f32], w: In[f32], y: Out[f32], p: i32, part: i32) -> None:
     """`turned4` of words, two a number. p: words in a run of x, 4 or more; part: in a quarter of a row of y."""
     i = k.index(y.size >> 4) * 4
     q, c = i & (p - 1), i & (part - 1)
     at, to = (i - q) * 4 + q, (i - c) * 4 + c
     runs = [_two(x, at + j * p) for j in unroll(range(4))]
-    a = _four(sign, *[run[0] for run in runs])
-    b = _four(sign, *[run[1] for run in runs])
+    a = _four(inverse, *[run[0] for run in runs])
+    b = _four(inverse, *[run[1] for run in runs])
     _put(y, to, a[0], b[0])
     for j in unroll(range(1, 4)):
         t = _two(w, (j - 1) * p + q)
@@ -99,16 +101,84 @@ def turned4_pairs(k: Grid, sign: f32, x: In[f32], w: In[f32], y: Out[f32], p: i3
 
 
 @kernel(coarsen=1)
-def last4_pairs(k: Grid, sign: f32, scale: f32, x: In[f32], y: Out[f32], part: i32) -> None:
+def last4_pairs(k: Grid, inverse: Const[bool], scale: f32, x: In[f32], y: Out[f32], part: i32) -> None:
     """`last4` of words, two a number. part: words in a quarter of a row of y."""
     i = k.index(y.size >> 4) * 4
     c = i & (part - 1)
     to = (i - c) * 4 + c
     runs = [_two(x, i * 4 + 4 * j) for j in unroll(range(4))]
-    a = _four(sign, *runs[0], *runs[1])
-    b = _four(sign, *runs[2], *runs[3])
+    a = _four(inverse, *runs[0], *runs[1])
+    b = _four(inverse, *runs[2], *runs[3])
     for j in unroll(range(4)):
         _put(y, to + j * part, (scale * a[j][0], scale * a[j][1]), (scale * b[j][0], scale * b[j][1]))
+
+
+# The same for many rows, or short runs: a lane keeps its place in a run, and with it the factors, and goes through
+# `share` groups of items, from one run to the next one, in the end of a row to the next row. The four inputs of an item
+# are given as views, so that one place serves all of them.
+
+
+def _further(to: Any, gap: Any, unit: Any) -> Any:
+    """The place `unit` words further in the first quarter of a row, or of the next row: a carry passes `gap`."""
+    return ((to | gap) + unit) & ~gap
+
+
+@kernel(coarsen=1)
+def turned4_runs(
+    k: Grid, inverse: Const[bool], x0: In[f32], x1: In[f32], x2: In[f32], x3: In[f32], w: In[f32], y: Out[f32],
+    p: i32, part: i32, items: i32, places: i32, shift: i32, start: i32, share: i32,
+) -> None:  # fmt: skip
+    """`turned4_pairs` of groups from number `start` on; x1: x0 from its p-th word on, and so on.
+
+    places: those of lanes in a run, at least 16; shift: its logarithm. items: places times shares.
+    """
+    i = k.index(items)
+    place = 4 * (i & (places - 1))
+    first = start + (i >> shift) * share
+    q = place & (p - 1)
+    unit = maximum(p, 64)
+    step, gap = 4 * unit, 3 * part
+    at = 4 * place - 3 * q + step * first
+    o = place + unit * first
+    to = 4 * o - 3 * (o & (part - 1))
+    t = [_two(w, q + j * p) for j in unroll(range(3))]
+    for _ in range(share):  # in this order, V3D 4.2 takes 73 instructions and 7.1 takes 60; in most others up to 80
+        a0, b0 = _two(x0, at)
+        a2, b2 = _two(x2, at)
+        a1, b1 = _two(x1, at)
+        a3, b3 = _two(x3, at)
+        a, b = _four(inverse, a0, a1, a2, a3), _four(inverse, b0, b1, b2, b3)
+        v, u = _product(a[2], t[1][0]), _product(b[2], t[1][1])
+        _put(y, to + 2 * part, (v.real, v.imag), (u.real, u.imag))
+        _put(y, to, a[0], b[0])
+        for j in unroll([1, 3]):
+            v, u = _product(a[j], t[j - 1][0]), _product(b[j], t[j - 1][1])
+            _put(y, to + j * part, (v.real, v.imag), (u.real, u.imag))
+        at += step
+        to = _further(to, gap, unit)
+
+
+@kernel(coarsen=1)
+def last4_runs(
+    k: Grid, inverse: Const[bool], scale: f32, x0: In[f32], x1: In[f32], x2: In[f32], x3: In[f32], y: Out[f32],
+    part: i32, items: i32, start: i32, share: i32, one: Const[bool],
+) -> None:  # fmt: skip
+    """`last4_pairs` of groups from number `start` on; x1: x0 from its fourth word on, and so on. one: scale is 1."""
+    i = k.index(items)
+    o = 4 * (i & 15) + 64 * (start + (i >> 4) * share)
+    at = 4 * o
+    to = at - 3 * (o & (part - 1))
+    gap = 3 * part
+    for _ in range(share):
+        runs = [_two(x, at) for x in (x0, x1, x2, x3)]
+        a, b = _four(inverse, *runs[0], *runs[1]), _four(inverse, *runs[2], *runs[3])
+        for j in unroll([0, 2, 1, 3]):
+            if one:
+                _put(y, to + j * part, a[j], b[j])
+            else:
+                _put(y, to + j * part, (scale * a[j][0], scale * a[j][1]), (scale * b[j][0], scale * b[j][1]))
+        at += 256
+        to = _further(to, gap, 64)
 
 
 @kernel(coarsen=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,12 +23,17 @@ from qpu.kernels.common.operands import Memory, device, operand, same_shape, sep
 from qpu.kernels.fft import passes, passes_vc4, tables
 from qpu.launch import Run
 
+if TYPE_CHECKING:
+    from qpu.device import Device
+
 __all__ = ["fft", "fft2", "ifft", "ifft2", "irfft", "rfft"]
 
 C, F = np.complex64, np.float32
 SPREAD = 64
 """Rows of items that a pass is cut into, at least, so that all threads have some."""
 LONGEST = 1 << 24
+FEWEST = 4
+"""Groups of a share, at least: the kernels of many groups fetch factors and find their place before the first one."""
 
 
 # -- what users call
@@ -292,17 +297,58 @@ def _power(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) ->
             w = factors[p].address if p > 1 else 0
             step = passes_vc4.Pass(rows, n, radix, p, x.address, target.address, w, scale)
             jobs.start(passes_vc4.program(radix, p > 1, sign < 0), passes_vc4.streams(step, jobs.gpu.qpus))
+        elif pairs and radix == 4 and (cut := _shares(jobs.gpu, rows, n, p)):
+            _runs(jobs, _words(x), factors.get(p), _words(target), sign < 0, scale, p, n, cut)
         elif pairs and p > 1:
-            jobs.add(passes.turned4_pairs, sign, _words(x), _words(factors[p]), _words(target), 2 * p, n // 2)
+            jobs.add(passes.turned4_pairs, sign < 0, _words(x), _words(factors[p]), _words(target), 2 * p, n // 2)
         elif pairs and radix == 4:
-            jobs.add(passes.last4_pairs, sign, scale, _words(x), _words(target), n // 2)
+            jobs.add(passes.last4_pairs, sign < 0, scale, _words(x), _words(target), n // 2)
         elif p > 1:
-            jobs.add(passes.turned4, sign, _flat(x), factors[p], out, p, high)
+            jobs.add(passes.turned4, sign < 0, _flat(x), factors[p], out, p, high)
         elif radix == 4:
-            jobs.add(passes.last4, sign, scale, _flat(x), out, high)
+            jobs.add(passes.last4, sign < 0, scale, _flat(x), out, high)
         else:
             jobs.add(passes.last2, scale, _flat(x), out, high)
         x = target
+
+
+def _shares(gpu: Device, rows: int, n: int, p: int) -> list[tuple[int, int, int]]:
+    """How the groups of a pass are divided for the kernels of many groups: first group, groups of a share, shares.
+
+    Nothing where too few shares of `FEWEST` groups would be left for all threads.
+    """
+    places = max(p // 32, 1)  # vectors of lanes in a run, two numbers in a lane
+    groups = rows * n // (128 * places)
+    most = min(groups // FEWEST, 4 * gpu.qpus // places or 1)
+    if n < 128 or places * most < 2 * gpu.qpus:
+        return []
+    shares = next((c for c in range(most, most // 2, -1) if groups % c == 0), most)
+    share, longer = divmod(groups, shares)
+    first = longer * (share + 1)
+    return [(0, share + 1, longer)] * (longer > 0) + [(first, share, shares - longer)]
+
+
+def _runs(
+    jobs: Jobs,
+    x: BufferView,
+    w: BufferView | None,
+    y: BufferView,
+    inverse: bool,
+    scale: float,
+    p: int,
+    n: int,
+    cut: list[tuple[int, int, int]],
+) -> None:
+    """A pass by the kernels of many groups."""
+    places = max(p // 2, 16)
+    xs = [x[(4 if w is None else 2 * p) * j :] for j in range(4)]
+    for start, share, shares in cut:
+        if w is None:
+            jobs.add(passes.last4_runs, inverse, scale, *xs, y, n // 2, 16 * shares, start, share, scale == 1)
+        else:
+            shift = places.bit_length() - 1
+            rest = (2 * p, n // 2, places * shares, places, shift, start, share)
+            jobs.add(passes.turned4_runs, inverse, *xs, _words(w), y, *rest)
 
 
 def _words(x: BufferView) -> BufferView:
