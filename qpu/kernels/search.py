@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from qpu.core.arguments import whole
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
+from qpu.kernels import histogram_vc4
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
-from qpu.lang import Const, Grid, In, InOut, Out, Out2, Team, f32, i32, kernel, minimum, u32, unroll, where
+from qpu.kernels.common.shapes import copied
+from qpu.lang import Const, Grid, In, InOut, Out, f32, i32, kernel
 from qpu.launch import Run
 
 __all__ = ["histogram", "reference_histogram", "searchsorted"]
-
-GROUP: Final = 256
-"""Bins that one pass over the items counts on VideoCore IV: 16 in each lane."""
 
 
 @kernel(coarsen=1)
@@ -46,44 +45,6 @@ def count_atomic(k: Grid, x: In[i32], bins: InOut[i32], low: i32) -> None:
     at = x[i] - low
     if at >= 0 and at < bins.size:
         bins.atomic_add(at, 1)
-
-
-@kernel
-def count_lanes(k: Team, x: In[i32], parts: Out2[i32], low: i32) -> None:
-    """Counts of 256 bins by each worker.
-
-    A lane counts the bins whose last four bits are its number, and meets all items of a vector as that is rotated. The
-    16 counts are digits of four bits in two words for half a vector, of eight bits in four words for up to 15 vectors,
-    then words.
-    """
-    counts = [i32(0) for _ in range(16)]
-    vectors = (x.size + 15) >> 4
-    each = (vectors + k.workers - 1) // k.workers
-    start = each * k.worker
-    end = min(start + each, vectors)
-    for first in range(start, end, 15):
-        some = [i32(0) for _ in range(4)]
-        for j in range(first, minimum(first + 15, end)):
-            i = 16 * j + k.lane
-            at = x.get(i, 0) - low
-            one = where(u32(at) < 256, i32(1) << ((at >> 2) & 28), 0)
-            one = where(i < x.size, one, 0)
-            upper = (at & 128) != 0
-            digits = [where(upper, 0, one), where(upper, one, 0)]
-            lane = at & 15
-            for half in unroll(range(2)):
-                sums = [i32(0), i32(0)]
-                for n in unroll(range(8 * half, 8 * half + 8)):
-                    mine = k.rotate(lane, n) == k.lane
-                    for h in unroll(range(2)):
-                        sums[h] = where(mine, sums[h] + k.rotate(digits[h], n), sums[h])
-                for h in unroll(range(2)):
-                    some[2 * h] += sums[h] & 0x0F0F0F0F
-                    some[2 * h + 1] += (sums[h] >> 4) & 0x0F0F0F0F
-        for n in unroll(range(16)):
-            counts[n] += (some[2 * (n // 8) + n % 2] >> (8 * (n % 8 // 2))) & 255
-    for n in unroll(range(16)):
-        parts[k.worker, 16 * n + k.lane] = counts[n]
 
 
 @kernel(coarsen=1)
@@ -130,7 +91,8 @@ def searchsorted(a: Memory, v: Memory, out: Memory, side: str = "left") -> Run:
 def histogram(x: Memory, bins: Memory, low: int = 0, clear: bool = True) -> Run:
     """bins[b] = how many items of x are low + b; others are not counted.
 
-    x: i32 or narrower integers, one axis. bins: i32. clear: False adds to what the bins hold.
+    x: i32 or narrower integers, one axis. bins: i32. clear: False adds to what the bins hold. On VideoCore IV this is
+    written by hand, 256 bins at a time, after a copy of items that are not neighbours.
     """
     source = operand("x", x, (np.uint8, np.int8, np.uint16, np.int16, np.int32), 1)
     target = operand("bins", bins, np.int32, 1, "inout")
@@ -145,12 +107,24 @@ def histogram(x: Memory, bins: Memory, low: int = 0, clear: bool = True) -> Run:
         if gpu.isa is not Isa.VC4:
             jobs.add(retyped(count_atomic, "f32", x=stored), source, target, low)
             return jobs.run()
-        workers = max(1, min(gpu.qpus, source.shape[0] // 64))
-        parts = jobs.scratch((workers, GROUP), np.int32)
-        for first in range(0, target.shape[0], GROUP):
-            jobs.add(retyped(count_lanes, "f32", x=stored), source, parts, low + first, workers=workers)
-            some = target[first : first + GROUP]
-            jobs.add(add_parts, parts.view(), some, workers)
+        apart = source.size and source.strides[0] != source.dtype.itemsize
+        if apart or source.offset % source.dtype.itemsize:  # which the copy refuses
+            copy = jobs.scratch(source.shape, source.dtype).view(0, source.shape)
+            copied(jobs, source, copy)
+            source = copy
+        size = histogram_vc4.BINS
+        parts = jobs.scratch((gpu.qpus, size), np.int32)
+        for first in range(0, target.shape[0], size):
+            for streams in histogram_vc4.launches(
+                source=source.address,
+                n=source.size,
+                size=source.dtype.itemsize,
+                low=low + first,
+                target=parts.address,
+                qpus=gpu.qpus,
+            ):
+                jobs.start(histogram_vc4.program(source.dtype.itemsize, source.dtype.kind == "i"), streams)
+                jobs.add(add_parts, parts.view(), target[first : first + size], len(streams))
         return jobs.run()
 
 

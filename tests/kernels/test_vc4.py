@@ -11,8 +11,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import qpu
+from qpu.buffers import BufferView
 from qpu.device import Device
-from qpu.kernels import move, pack_vc4
+from qpu.errors import UsageError
+from qpu.kernels import histogram_vc4, move, pack_vc4, search
 
 SIDES = st.sampled_from((1, 3, 4, 15, 16, 17, 37))
 STEPS = st.sampled_from((-2, -1, 1, 3))
@@ -63,3 +65,58 @@ def test_transposes_by_hand_and_by_the_compiler(gpu: Device) -> None:
     wide = gpu.zeros((144, 128), x.dtype)
     move.transpose(gpu.array(x), wide[:, ::2])
     assert np.array_equal(wide.numpy()[:, ::2], x.T) and not wide.numpy()[:, 1::2].any()
+
+
+# -- histograms
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.int32])
+def test_histogram(gpu: Device, monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    """Any length, place, first value and number of bins; bins that overflow unless lanes are added in time."""
+    limits = np.iinfo(dtype)
+    first, last = max(limits.min, -400), min(limits.max, 400)
+
+    @settings(max_examples=4, deadline=None, derandomize=True, database=None, phases=(Phase.generate,))
+    @given(
+        n=st.sampled_from((1, 5, 63, 64, 65, 129, 800, 3300)),
+        begin=st.integers(0, 5),
+        step=st.sampled_from((1, 1, -1, 3)),
+        low=st.one_of(
+            st.integers(first - 300, last + 5), st.sampled_from((limits.min, limits.max, 2**31 - 300, -(2**31)))
+        ),
+        bins=st.sampled_from((1, 17, 256, 300)),
+        alike=st.sampled_from((0, 1, 2)),
+        vectors=st.sampled_from((2, 13, 1 << 19)),
+    )
+    def check(n: int, begin: int, step: int, low: int, bins: int, alike: int, vectors: int) -> None:
+        monkeypatch.setattr(histogram_vc4, "LAUNCH", max(vectors, n // 160))
+        low = min(low, 2**31 - bins)
+        x = np.random.default_rng(n).integers(first, last, n * abs(step) + begin, endpoint=True).astype(dtype)
+        x[: len(x) * alike // 2] = np.clip(low + bins // 2, limits.min, limits.max)
+        x[-1], x[begin] = limits.min, limits.max
+        out = gpu.zeros(bins, np.int32)
+        search.histogram(gpu.array(x)[begin:][::step], out, low)
+        assert np.array_equal(out.numpy(), search.reference_histogram(x[begin:][::step], bins, low))
+
+    check()
+
+
+def test_instructions_of_a_histogram(gpu: Device) -> None:
+    """46 for 16 bytes, and a byte is read once."""
+    runs = []
+    for vectors in (36, 144):
+        x = (np.arange(64 * vectors) % 256).astype(np.uint8)
+        runs.append(search.histogram(gpu.array(x), gpu.zeros(256, np.int32)).stats)
+    few, many = runs
+    assert few is not None and many is not None
+    assert many.instructions - few.instructions < 48 * 4 * 108 and many.bytes_moved - few.bytes_moved < 1.1 * 64 * 108
+
+
+def test_items_between_words_are_refused(gpu: Device) -> None:
+    x = BufferView(gpu.zeros(16, np.uint8), 1, (2, 2), np.int16)
+    for call in (
+        lambda: search.histogram(x[0], gpu.zeros(4, np.int32)),
+        lambda: move.transpose(x, gpu.zeros((2, 2), x.dtype)),
+    ):
+        with pytest.raises(UsageError, match="multiples of 2"):
+            call()
