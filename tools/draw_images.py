@@ -92,7 +92,7 @@ def tiles(gpu: Device) -> list[tuple[str, Any]]:
         ("in colour", colour), ("grey", made(im.grey, c, shape=grey.shape)),
         ("rgb_of_grey", made(im.rgb_of_grey, x, shape=colour.shape)), ("tint", made(im.tint, c, (1.3, 0.9, 0.4))),
         ("yuv420: y, u, v", np.block([[y.numpy()[::2, ::2], u.numpy()], [np.zeros(half, B), v.numpy()]])),
-        ("rgb_of_yuv420", rgb.numpy()), ("blend, upside down", mixed.numpy()), ("histogram", bars),
+        ("rgb_of_yuv420", rgb.numpy()), ("blend, turned", mixed.numpy()), ("histogram", bars),
     ]  # fmt: skip
 
 

@@ -85,17 +85,22 @@ def _put(y: Any, at: Any, a: tuple[Any, Any], b: tuple[Any, Any]) -> None:
 
 
 @kernel(coarsen=1)
-def turned4_pairs(k: Grid, inverse: Const[bool], x: In[f32], w: In[f32], y: Out[f32], p: i32, part: i32) -> None:
-    """`turned4` of words, two a number. p: words in a run of x, 4 or more; part: in a quarter of a row of y."""
+def turned4_pairs(
+    k: Grid, inverse: Const[bool], x0: In[f32], x1: In[f32], x2: In[f32], x3: In[f32],
+    w1: In[f32], w2: In[f32], w3: In[f32], y: Out[f32], p: i32, part: i32,
+) -> None:  # fmt: skip
+    """`turned4` of words, two a number. p: words in a run of x, 4 or more; part: in a quarter of a row of y.
+
+    x1: x0 from its p-th word on, and so on; so do the factors: one place serves all of them.
+    """
     i = k.index(y.size >> 4) * 4
     q, c = i & (p - 1), i & (part - 1)
     at, to = (i - q) * 4 + q, (i - c) * 4 + c
-    runs = [_two(x, at + j * p) for j in unroll(range(4))]
-    a = _four(inverse, *[run[0] for run in runs])
-    b = _four(inverse, *[run[1] for run in runs])
+    runs = [_two(x, at) for x in (x0, x2, x1, x3)]  # in this order, V3D 4.2 takes the fewest instructions
+    a, b = [_four(inverse, *[runs[j][n] for j in (0, 2, 1, 3)]) for n in unroll(range(2))]
     _put(y, to, a[0], b[0])
-    for j in unroll(range(1, 4)):
-        t = _two(w, (j - 1) * p + q)
+    for j, w in unroll([(1, w1), (2, w2), (3, w3)]):
+        t = _two(w, q)
         v, u = _product(a[j], t[0]), _product(b[j], t[1])
         _put(y, to + j * part, (v.real, v.imag), (u.real, u.imag))
 
@@ -114,8 +119,7 @@ def last4_pairs(k: Grid, inverse: Const[bool], scale: f32, x: In[f32], y: Out[f3
 
 
 # The same for many rows, or short runs: a lane keeps its place in a run, and with it the factors, and goes through
-# `share` groups of items, from one run to the next one, in the end of a row to the next row. The four inputs of an item
-# are given as views, so that one place serves all of them.
+# `share` groups of items, from one run to the next one, in the end of a row to the next row.
 
 
 def _further(to: Any, gap: Any, unit: Any) -> Any:
@@ -128,7 +132,7 @@ def turned4_runs(
     k: Grid, inverse: Const[bool], x0: In[f32], x1: In[f32], x2: In[f32], x3: In[f32], w: In[f32], y: Out[f32],
     p: i32, part: i32, items: i32, places: i32, shift: i32, start: i32, share: i32,
 ) -> None:  # fmt: skip
-    """`turned4_pairs` of groups from number `start` on; x1: x0 from its p-th word on, and so on.
+    """`turned4_pairs` of groups from number `start` on.
 
     places: those of lanes in a run, at least 16; shift: its logarithm. items: places times shares.
     """

@@ -300,7 +300,8 @@ def _power(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) ->
         elif pairs and radix == 4 and (cut := _shares(jobs.gpu, rows, n, p)):
             _runs(jobs, _words(x), factors.get(p), _words(target), sign < 0, scale, p, n, cut)
         elif pairs and p > 1:
-            jobs.add(passes.turned4_pairs, sign < 0, _words(x), _words(factors[p]), _words(target), 2 * p, n // 2)
+            views = (*_views(_words(x), 2 * p, 4), *_views(_words(factors[p]), 2 * p, 3))
+            jobs.add(passes.turned4_pairs, sign < 0, *views, _words(target), 2 * p, n // 2)
         elif pairs and radix == 4:
             jobs.add(passes.last4_pairs, sign < 0, scale, _words(x), _words(target), n // 2)
         elif p > 1:
@@ -341,14 +342,18 @@ def _runs(
 ) -> None:
     """A pass by the kernels of many groups."""
     places = max(p // 2, 16)
-    xs = [x[(4 if w is None else 2 * p) * j :] for j in range(4)]
+    xs = _views(x, 4 if w is None else 2 * p, 4)
     for start, share, shares in cut:
         if w is None:
             jobs.add(passes.last4_runs, inverse, scale, *xs, y, n // 2, 16 * shares, start, share, scale == 1)
         else:
-            shift = places.bit_length() - 1
-            rest = (2 * p, n // 2, places * shares, places, shift, start, share)
+            rest = (2 * p, n // 2, places * shares, places, places.bit_length() - 1, start, share)
             jobs.add(passes.turned4_runs, inverse, *xs, _words(w), y, *rest)
+
+
+def _views(x: BufferView, apart: int, count: int) -> list[BufferView]:
+    """x from its start on, and from each further distance on."""
+    return [x[apart * j :] for j in range(count)]
 
 
 def _words(x: BufferView) -> BufferView:
