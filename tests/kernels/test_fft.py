@@ -18,7 +18,7 @@ from qpu.errors import UsageError
 from qpu.instruction_sets import isa as isa_tools
 from qpu.kernels import fft as ft
 from qpu.kernels.common.jobs import Jobs
-from qpu.kernels.fft import passes, passes_vc4, tables, transforms
+from qpu.kernels.fft import passes, passes_vc4, steps, tables
 
 C, F = np.complex64, np.float32
 few = settings(max_examples=3, deadline=None)
@@ -121,7 +121,7 @@ def test_many_rows_have_the_bits_of_few(boards: Boards, at: int, inverse: bool, 
     """Many rows take other kernels on V3D: shares of two lengths."""
     gpu, (rows, n) = boards[at], shape
     for p in (2, 8, 32):
-        assert len(transforms._shares(gpu, rows, n, p)) == 2 and not transforms._shares(gpu, 8, n, p)
+        assert len(steps.shares(gpu, rows, n, p)) == 2 and not steps.shares(gpu, 8, n, p)
     transform = ft.ifft if inverse else ft.fft
     x, out, one = gpu.array(noise(3, rows, n)), gpu.zeros(shape, C), gpu.zeros(n, C)
     transform(x, out)
@@ -142,8 +142,7 @@ def test_passes_by_hand_give_the_bits_of_compiled_ones(
     for radix in tables.radices(n):
         p //= radix
         x, y, z = gpu.array(noise(log, rows, n)), gpu.zeros((rows, n), C), gpu.zeros((rows, radix, n // radix), C)
-        w = factors[p].address if p > 1 else 0
-        step = passes_vc4.Pass(rows, n, radix, p, x.address, y.address, w, scale)
+        step = passes.Pass(x.view(0, (rows, n)), y.view(0, (rows, n)), factors.get(p), radix, p, sign < 0, scale)
         with Jobs(gpu) as jobs:
             jobs.start(passes_vc4.program(radix, p > 1, sign < 0), passes_vc4.streams(step, qpus))
             flat = x.view(0, (rows * n,))

@@ -8,11 +8,16 @@ pass, and only loads are spread. From pass to pass p falls to a quarter; the las
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from qpu.lang import Const, Grid, In, In2, Out, Out2, Out3, c64, f32, i32, kernel, maximum, unroll, where
 
+if TYPE_CHECKING:
+    from qpu.buffers import BufferView
+
 __all__ = [
+    "Pass",
     "chirped",
     "copied",
     "copied_real",
@@ -30,6 +35,31 @@ __all__ = [
     "turned4_pairs",
     "turned4_runs",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a pass works on. x, y: rows of complex numbers, contiguous. w: factors (see `passes.turned4`), unless p = 1.
+
+    p: numbers in a run of an item's inputs. scale: of the results of the last pass.
+    """
+
+    x: BufferView
+    y: BufferView
+    w: BufferView | None
+    radix: int
+    p: int
+    inverse: bool
+    scale: float
+
+    @property
+    def rows(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def n(self) -> int:
+        """Numbers in a row."""
+        return self.x.shape[1]
 
 
 def _four(inverse: bool, a: Any, b: Any, c: Any, d: Any) -> list[tuple[Any, Any]]:

@@ -10,7 +10,6 @@ stores 16 numbers: the columns of both rows, one after another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -23,34 +22,18 @@ from qpu.vc4 import vpm
 
 if TYPE_CHECKING:
     from qpu.core.builder import Label
+    from qpu.kernels.fft.passes import Pass
     from qpu.program import Program
     from qpu.vc4.builder import AddSlot, Asm
     from qpu.vc4.operands import Dst, ReadWrite
 
-__all__ = ["SHORTEST", "Pass", "kernel", "program", "streams"]
+__all__ = ["SHORTEST", "kernel", "program", "streams"]
 
 SHORTEST = 64
 """Numbers in a row: 16 items of radix 4 have one row then."""
 LANES = 16
 ROWS = 4
 """Rows of the VPM for a QPU, for two results of each item: 12 QPUs use 48 of the 64."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass over rows. n: numbers in a row. p: numbers in a run of an item's inputs.
-
-    x, y, w: addresses of input, output, and factors (`passes.turned4`), which a pass with p = 1 has none of.
-    """
-
-    rows: int
-    n: int
-    radix: int
-    p: int
-    x: int
-    y: int
-    w: int = 0
-    scale: float = 1.0
 
 
 @cache
@@ -309,11 +292,11 @@ def streams(work: Pass, qpus: int) -> list[NDArray[np.uint32]]:
     starts = np.union1d(shares, np.arange(places, dtype=np.int64) * groups)
     place, group = np.divmod(starts, groups)
     row, inside = np.divmod(group, full)
-    columns = [work.x + 128 * place + 8 * radix * unit * group]
-    if p > 1:
-        columns.append(work.w + 128 * place)
+    columns = [work.x.address + 128 * place + 8 * radix * unit * group]
+    if work.w is not None:
+        columns.append(work.w.address + 128 * place)
     columns += [
-        work.y + 8 * n * row + 128 * place + 8 * unit * (inside - 1),
+        work.y.address + 8 * n * row + 128 * place + 8 * unit * (inside - 1),
         4 * (full - inside + 1),
         4 * (np.diff(starts, append=total) - 1),
         np.ones_like(starts),
@@ -321,7 +304,7 @@ def streams(work: Pass, qpus: int) -> list[NDArray[np.uint32]]:
     records = np.stack(columns, 1)
     head = [min(p, LANES) - 1, 8 * p, 8 * radix * unit - 8 * p * (radix - 1), 8 * unit, 4 * full, 8 * n - part]
     head += [part * (j + 1) for j in range(radix - 1)]
-    scale = [] if p > 1 else [int(np.float32(work.scale).view(np.uint32))]
+    scale = [] if work.w is not None else [int(np.float32(work.scale).view(np.uint32))]
     rows = []
     ends = np.searchsorted(starts, [*shares[1:], total])
     for qpu, (first, end) in enumerate(zip(np.searchsorted(starts, shares), ends, strict=True)):

@@ -11,29 +11,23 @@ from __future__ import annotations
 
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from qpu.buffers import BufferView
-from qpu.core.isa import Isa
 from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
-from qpu.kernels.fft import passes, passes_vc4, tables
+from qpu.kernels.fft import passes, tables
+from qpu.kernels.fft.passes import Pass
+from qpu.kernels.fft.steps import submit
 from qpu.launch import Run
-
-if TYPE_CHECKING:
-    from qpu.device import Device
 
 __all__ = ["fft", "fft2", "ifft", "ifft2", "irfft", "rfft"]
 
 C, F = np.complex64, np.float32
-SPREAD = 64
-"""Rows of items that a pass is cut into, at least, so that all threads have some."""
 LONGEST = 1 << 24
-FEWEST = 4
-"""Groups of a share, at least: the kernels of many groups fetch factors and find their place before the first one."""
 
 
 # -- what users call
@@ -212,8 +206,8 @@ def _direct(x: BufferView) -> bool:
     return x.contiguous and x.address % 8 == 0
 
 
-def _flat(x: BufferView, *shape: int, offset: int = 0) -> BufferView:
-    return BufferView(x.buffer, x.offset + offset * x.dtype.itemsize, shape or (x.size,), x.dtype)
+def _flat(x: BufferView, *shape: int) -> BufferView:
+    return BufferView(x.buffer, x.offset, shape, x.dtype)
 
 
 def _rows(x: BufferView) -> tuple[int, int]:
@@ -285,88 +279,12 @@ def _power(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) ->
         jobs.add(passes.copied, x, copy)
         x = copy
     factors = tables.turns(jobs.gpu, n, sign)
-    pairs = n >= 8 and jobs.gpu.isa is not Isa.VC4
-    by_hand = n >= passes_vc4.SHORTEST and jobs.gpu.isa is Isa.VC4
     p = n
     for number, radix in enumerate(steps):
         p //= radix
         target = y if (len(steps) - number) % 2 else spare
-        high = _cut(rows, n // radix)
-        out = _flat(target, rows, radix * high, n // radix // high)
-        if by_hand:
-            w = factors[p].address if p > 1 else 0
-            step = passes_vc4.Pass(rows, n, radix, p, x.address, target.address, w, scale)
-            jobs.start(passes_vc4.program(radix, p > 1, sign < 0), passes_vc4.streams(step, jobs.gpu.qpus))
-        elif pairs and radix == 4 and (cut := _shares(jobs.gpu, rows, n, p)):
-            _runs(jobs, _words(x), factors.get(p), _words(target), sign < 0, scale, p, n, cut)
-        elif pairs and p > 1:
-            views = (*_views(_words(x), 2 * p, 4), *_views(_words(factors[p]), 2 * p, 3))
-            jobs.add(passes.turned4_pairs, sign < 0, *views, _words(target), 2 * p, n // 2)
-        elif pairs and radix == 4:
-            jobs.add(passes.last4_pairs, sign < 0, scale, _words(x), _words(target), n // 2)
-        elif p > 1:
-            jobs.add(passes.turned4, sign < 0, _flat(x), factors[p], out, p, high)
-        elif radix == 4:
-            jobs.add(passes.last4, sign < 0, scale, _flat(x), out, high)
-        else:
-            jobs.add(passes.last2, scale, _flat(x), out, high)
+        submit(jobs, Pass(x, target, factors.get(p), radix, p, sign < 0, scale))
         x = target
-
-
-def _shares(gpu: Device, rows: int, n: int, p: int) -> list[tuple[int, int, int]]:
-    """How the groups of a pass are divided for the kernels of many groups: first group, groups of a share, shares.
-
-    Nothing where too few shares of `FEWEST` groups would be left for all threads.
-    """
-    places = max(p // 32, 1)  # vectors of lanes in a run, two numbers in a lane
-    groups = rows * n // (128 * places)
-    most = min(groups // FEWEST, 4 * gpu.qpus // places or 1)
-    if n < 128 or places * most < 2 * gpu.qpus:
-        return []
-    shares = next((c for c in range(most, most // 2, -1) if groups % c == 0), most)
-    share, longer = divmod(groups, shares)
-    first = longer * (share + 1)
-    return [(0, share + 1, longer)] * (longer > 0) + [(first, share, shares - longer)]
-
-
-def _runs(
-    jobs: Jobs,
-    x: BufferView,
-    w: BufferView | None,
-    y: BufferView,
-    inverse: bool,
-    scale: float,
-    p: int,
-    n: int,
-    cut: list[tuple[int, int, int]],
-) -> None:
-    """A pass by the kernels of many groups."""
-    places = max(p // 2, 16)
-    xs = _views(x, 4 if w is None else 2 * p, 4)
-    for start, share, shares in cut:
-        if w is None:
-            jobs.add(passes.last4_runs, inverse, scale, *xs, y, n // 2, 16 * shares, start, share, scale == 1)
-        else:
-            rest = (2 * p, n // 2, places * shares, places, places.bit_length() - 1, start, share)
-            jobs.add(passes.turned4_runs, inverse, *xs, _words(w), y, *rest)
-
-
-def _views(x: BufferView, apart: int, count: int) -> list[BufferView]:
-    """x from its start on, and from each further distance on."""
-    return [x[apart * j :] for j in range(count)]
-
-
-def _words(x: BufferView) -> BufferView:
-    """Complex numbers, contiguous, as two words each."""
-    return BufferView(x.buffer, x.offset, (2 * x.size,), F)
-
-
-def _cut(rows: int, items: int) -> int:
-    """Into how many parts the items of a row are cut: a power of two, with 16 items or more in a part."""
-    high = 1
-    while rows * high < SPREAD and items // high > 16:
-        high *= 2
-    return high
 
 
 def _bluestein(jobs: Jobs, x: BufferView, y: BufferView, sign: int, scale: float) -> None:
