@@ -206,7 +206,11 @@ def execute(steps: list[tuple[str, list[int], str]], numbers: list[int], known: 
         else:
             own = "u" if type_ == "f" else type_
             kinds = [own if letter == "n" else letter for letter in args]
-            values.append(q.emit(name, *(pick(n, kind) for n, kind in zip(at, kinds, strict=False))))
+            operands_ = [pick(n, kind) for n, kind in zip(at, kinds, strict=False)]
+            if name in ("fmin", "fmax"):  # never zeros, of which either is the smaller one (v3d.md 6.6: uncertain)
+                odd = [q.emit("or", q.emit("bitcast", v, type_="u"), q.const("u", 1)) for v in operands_]
+                operands_ = [q.emit("bitcast", v, type_="f") for v in odd]
+            values.append(q.emit(name, *operands_))
     memory = np.array(numbers, np.uint32).view(np.uint8)
     run = Interpreter(q.top, {"x.base": 0}, [memory], 1, LANES)
     run.run()
